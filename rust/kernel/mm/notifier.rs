@@ -361,6 +361,20 @@ impl<T: Invalidate> IntervalNotifier<T> {
         WriteGuard::new(self, self.lock.write())
     }
 
+    /// Returns the C structure, which is registered.
+    #[cfg_attr(not(CONFIG_HMM_MIRROR), allow(dead_code))]
+    #[inline]
+    pub(super) fn as_raw(&self) -> *mut bindings::mmu_interval_notifier {
+        self.inner.get()
+    }
+
+    /// Returns what identifies this notifier in a [`Seq`].
+    #[cfg_attr(not(CONFIG_HMM_MIRROR), allow(dead_code))]
+    #[inline]
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// # Safety
     ///
     /// `sub` must be the `inner` of a `Self`, all other fields of which are initialised, and that
