@@ -110,10 +110,11 @@ pub enum Access {
 /// What a walk shall bring about.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// What the pages outside of [`asked`](Self::asked) need.
+    /// Addresses around [`asked`](Self::asked) that shall be faulted in as well, page aligned.
     ///
-    /// With `None` they are taken with what they have, and nothing there is faulted or an error.
-    pub around: Option<Access>,
+    /// Pages in neither are taken with what they have, and nothing there is faulted or an error.
+    /// What is outside of the walked span is ignored.
+    pub around: Option<(Range<usize>, Access)>,
 
     /// Addresses that need a certain access, page aligned. What is outside of the walked span is
     /// ignored.

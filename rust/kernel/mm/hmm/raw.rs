@@ -148,15 +148,31 @@ fn check_aligned(span: &Range<usize>) -> Result {
     Ok(())
 }
 
-/// Returns the part of the request's `asked` that is inside of `span`.
-fn clip_asked(req: &Request, span: &Range<usize>) -> Result<Option<(Range<usize>, Access)>> {
-    let Some((asked, access)) = &req.asked else {
+/// Addresses, and what they need.
+type Zone = (Range<usize>, Access);
+
+/// Returns the part of a zone of a request that is inside of `span`.
+fn clip(zone: &Option<Zone>, span: &Range<usize>) -> Result<Option<Zone>> {
+    let Some((zone, access)) = zone else {
         return Ok(None);
     };
-    check_aligned(asked)?;
+    check_aligned(zone)?;
 
-    let clipped = asked.start.max(span.start)..asked.end.min(span.end);
+    let clipped = zone.start.max(span.start)..zone.end.min(span.end);
     Ok((!clipped.is_empty()).then_some((clipped, *access)))
+}
+
+/// Whether what fulfils `outer` also fulfils `inner`.
+fn implies(outer: &Option<Zone>, inner: &Option<Zone>) -> bool {
+    match (outer, inner) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some((outer, given)), Some((inner, needed))) => {
+            outer.start <= inner.start
+                && inner.end <= outer.end
+                && (*given == Access::Write || *needed == Access::Read)
+        }
+    }
 }
 
 /// Makes all passes of a walk, and leaves its result in `win`.
@@ -179,17 +195,33 @@ unsafe fn passes(
         return Err(EINVAL);
     }
 
-    let (asked, access) = match clip_asked(req, span)? {
-        // Everything is asked for, so that there is nothing around it.
-        Some((asked, access)) if asked == *span => (None, Some(access)),
-        Some((asked, access)) if Some(access) != req.around => (Some((asked, access)), req.around),
-        _ => (None, req.around),
+    let asked = clip(&req.asked, span)?;
+    let around = clip(&req.around, span)?;
+    let is_whole = |zone: &Option<Zone>| zone.as_ref().is_some_and(|(zone, _)| zone == span);
+
+    // The last pass is over everything, since its sequence number is the one that counts; what it
+    // needs all over it faults in itself. Other needs take a pass of their own before.
+    let (first, access) = if is_whole(&asked) {
+        ([None, None], asked.as_ref().map(|zone| zone.1))
+    } else if is_whole(&around) {
+        let access = around.as_ref().map(|zone| zone.1);
+        let before = if implies(&around, &asked) {
+            None
+        } else {
+            asked.clone()
+        };
+
+        ([None, before], access)
+    } else if implies(&around, &asked) {
+        ([around, None], None)
+    } else {
+        ([around, asked.clone()], None)
     };
 
     for _ in 0..MAX_ROUNDS {
-        if let Some((asked, access)) = &asked {
+        for (zone, access) in first.iter().flatten() {
             // SAFETY: By the safety requirements.
-            unsafe { pass(target, asked, Some(*access), req, win, mode)? };
+            unsafe { pass(target, zone, Some(*access), req, win, mode)? };
         }
 
         // SAFETY: By the safety requirements.
@@ -233,9 +265,9 @@ unsafe fn explain(
         return error;
     }
 
-    let needed = match clip_asked(req, span) {
+    let needed = match clip(&req.asked, span) {
         Ok(Some(asked)) => Some(asked),
-        Ok(None) => req.around.map(|access| (span.clone(), access)),
+        Ok(None) => clip(&req.around, span).ok().flatten(),
         Err(_) => None,
     };
     let Some((needed, access)) = needed else {
