@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What a driver supplies.
+
+use core::ops::Range;
+
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    sizes::*, //
+};
+
+use super::ValidPages;
+
+/// A GPU address space that follows a process's address space.
+///
+/// The methods are called by the library only; each states its context. None of them is called with
+/// a lock held that the driver could know, and a driver lock taken in [`commit`], [`stop`] or
+/// [`wait`] must never be held around an allocation that can reclaim memory, a user access, or a
+/// call into the library.
+///
+/// The counterpart in C is `struct drm_gpusvm_ops` in
+/// [`include/drm/drm_gpusvm.h`](srctree/include/drm/drm_gpusvm.h).
+///
+/// [`commit`]: Driver::commit
+/// [`stop`]: Driver::stop
+/// [`wait`]: Driver::wait
+pub trait Driver: Sized + Send + Sync + 'static {
+    /// Sizes in bytes of the ranges that faults create: powers of two, descending, the last one
+    /// `PAGE_SIZE` or less. Sizes below `PAGE_SIZE` are not used.
+    const CHUNK_SIZES: &'static [usize] = &[SZ_2M, SZ_64K, PAGE_SIZE];
+
+    /// Size and alignment in bytes of the windows that are followed by one interval notifier and
+    /// one lock each; a power of two, at least as large as the largest chunk and as a block.
+    const NOTIFIER_SIZE: usize = SZ_512M;
+
+    /// Makes sure that page tables for `span` exist, down to the smallest leaf.
+    ///
+    /// `span` lies in one block and is page aligned. Called in process context with the range's
+    /// mutex held: may sleep and allocate. It may be called again for a span that is prepared.
+    fn prepare(&self, span: Range<usize>) -> Result;
+
+    /// Tells that the CPU page tables of `span` were walked, before the result is committed.
+    ///
+    /// Same context as [`prepare`](Driver::prepare). Nothing depends on it: it is the place where a
+    /// driver's tests hold a fault, or let an invalidation overtake it.
+    fn walked(&self, span: Range<usize>) {
+        let _ = span;
+    }
+
+    /// Writes the leaf entries of `pages`, replacing what is there.
+    ///
+    /// Called with the notifier lock held for reading, in parallel for different spans: must not
+    /// allocate. An address read from `pages` is valid until this returns and until the next
+    /// [`stop`](Driver::stop) of its span. An error unmaps the span again and ends the fault.
+    fn commit(&self, pages: &ValidPages<'_>) -> Result;
+
+    /// Zaps the leaf entries of `span` and submits the TLB flush, without waiting for it.
+    ///
+    /// Called with the notifier lock held for writing, possibly from memory reclaim: must neither
+    /// allocate nor wait for anything that does. It may be called several times for one event, and
+    /// for spans in which nothing is mapped. `span` consists of whole blocks, cut by the range.
+    fn stop(&self, span: Range<usize>);
+
+    /// Waits until every flush is complete that was submitted by a [`stop`](Driver::stop) which
+    /// returned before this call, and until no access through the old translations is in flight.
+    ///
+    /// Called without the notifier lock, possibly from memory reclaim: see `stop`. After it, the
+    /// library unmaps the pages from the device.
+    fn wait(&self);
+
+    /// Tells that `span` has left the mirror, so that its page tables can be freed.
+    ///
+    /// Called after [`stop`](Driver::stop) and [`wait`](Driver::wait) in process context with the
+    /// range's mutex held: may sleep.
+    fn release(&self, span: Range<usize>) {
+        let _ = span;
+    }
+}

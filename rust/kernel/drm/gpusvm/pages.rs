@@ -1,0 +1,671 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The pages of one span as one device sees them.
+//!
+//! A span is divided into blocks of [`BLOCK_SIZE`], aligned in the CPU address space. A block is the
+//! unit of validity. Its pages are kept as segments, runs that are contiguous both in the CPU address
+//! space and physically: a block that is one huge page is one segment, and memory is O(contiguous
+//! runs), never an array per page.
+//!
+//! ```text
+//!             publish                stop                  unmap
+//!   Absent ------------> Mapped ------------> Stopping ------------> Absent
+//!          mutex + read         write lock             write lock,
+//!             lock                                     after the flush
+//! ```
+//!
+//! The notifier lock and the range's mutex together make the accesses exclusive where they must be.
+//! Which of them is held is in the type of the view through which [`Pages`] are used: [`Shared`],
+//! [`Filling`] and [`Exclusive`].
+//!
+//! This replaces `struct drm_gpusvm_pages` of
+//! [`include/drm/drm_gpusvm.h`](srctree/include/drm/drm_gpusvm.h), which has one entry per 4 KiB
+//! page, one validity for all of them and no permission. There, that system pages must not be handed
+//! to the device's own unmap (B-4), that the whole reservation must be freed (B-5) and that flags
+//! must be forced so that an error path unmaps (B-6) each had to be learned; here a segment is
+//! mapped if and only if it is in a published block, and the reservation frees itself.
+
+use core::{
+    cell::UnsafeCell,
+    ops::Range, //
+};
+
+use kernel::{
+    alloc::AllocError,
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::{
+        attrs::*,
+        iova::Reservation,
+        map,
+        Attrs,
+        DataDirection,
+        DmaAddress, //
+    },
+    io::PhysAddr,
+    mm::folio,
+    mm::hmm::Access,
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
+    },
+};
+
+use super::{
+    device::{
+        KeptDevice,
+        MirrorDevice, //
+    },
+    span::{
+        block_count,
+        block_start,
+        intersect,
+        BLOCK_SIZE, //
+    },
+    valid::ValidPages,
+};
+
+/// Nothing of the block is mapped.
+const ABSENT: u32 = 0;
+/// The segments are mapped for the device, and its page tables may use them.
+const MAPPED: u32 = 1;
+/// The device has been told to stop, and may not have done so yet: still mapped, but not to be used.
+const STOPPING: u32 = 2;
+
+/// A run of pages of a block.
+#[derive(Copy, Clone)]
+pub(super) struct Segment {
+    /// Physical address of the first byte.
+    phys: PhysAddr,
+    /// What the device uses to reach it; meaningful once mapped.
+    dma: DmaAddress,
+    /// Offset in bytes from the start of the block.
+    offset: u32,
+    /// Length in bytes, a multiple of the page size; bit 0 is set if the device may write.
+    len_write: u32,
+}
+
+impl Segment {
+    /// A run that starts `offset` bytes into its block; `len` is at most [`BLOCK_SIZE`].
+    pub(super) fn new(offset: usize, phys: PhysAddr, len: usize, write: bool) -> Self {
+        Self {
+            phys,
+            dma: 0,
+            // CAST: Both are at most `BLOCK_SIZE`.
+            offset: offset as u32,
+            len_write: len as u32 | u32::from(write),
+        }
+    }
+
+    pub(super) fn offset(&self) -> usize {
+        self.offset as usize
+    }
+
+    pub(super) fn len(&self) -> usize {
+        (self.len_write & !1) as usize
+    }
+
+    /// Offset of the first byte after it.
+    pub(super) fn end(&self) -> usize {
+        // OVERFLOW: Both are at most `BLOCK_SIZE`.
+        self.offset() + self.len()
+    }
+
+    pub(super) fn write(&self) -> bool {
+        self.len_write & 1 != 0
+    }
+
+    pub(super) fn dma(&self) -> DmaAddress {
+        self.dma
+    }
+
+    fn permits(&self, access: Access) -> bool {
+        self.write() || matches!(access, Access::Read)
+    }
+
+    fn direction(&self) -> DataDirection {
+        if self.write() {
+            DataDirection::Bidirectional
+        } else {
+            DataDirection::ToDevice
+        }
+    }
+}
+
+/// The segments of a block: the one of a huge page inline, more in a vector that is kept.
+struct Segments {
+    one: Option<Segment>,
+    many: KVec<Segment>,
+}
+
+impl Segments {
+    const fn new() -> Self {
+        Self {
+            one: None,
+            many: KVec::new(),
+        }
+    }
+
+    fn as_slice(&self) -> &[Segment] {
+        match &self.one {
+            Some(one) => core::slice::from_ref(one),
+            None => &self.many,
+        }
+    }
+
+    /// Takes over `staged`, and leaves an empty vector there, with the capacity of the old one.
+    fn replace(&mut self, staged: &mut KVec<Segment>) {
+        self.clear();
+        if let [one] = staged[..] {
+            self.one = Some(one);
+            staged.clear();
+        } else {
+            core::mem::swap(&mut self.many, staged);
+        }
+    }
+
+    /// Forgets the segments, frees nothing.
+    fn clear(&mut self) {
+        self.one = None;
+        self.many.clear();
+    }
+}
+
+/// # Invariants
+///
+/// - `segments` is written only through [`Filling`] while `state` is `ABSENT`, and through
+///   [`Exclusive`].
+/// - While `state` is `MAPPED` or `STOPPING`, each segment is mapped for the device; while it is
+///   `ABSENT`, none is.
+struct Block {
+    state: Atomic<u32>,
+    segments: UnsafeCell<Segments>,
+}
+
+/// Where the device addresses of a span come from.
+enum Iova {
+    /// Nothing was mapped yet.
+    Untried,
+    /// The device has no IOVA space of its own: each segment is mapped by itself.
+    None,
+    /// Space for the whole span, kept over invalidations.
+    Reserved(Reservation<KeptDevice>),
+}
+
+/// How much an unmap took away.
+#[derive(Default)]
+pub(super) struct Unmapped {
+    pub(super) blocks: u64,
+    pub(super) segments: u64,
+    pub(super) bytes: u64,
+}
+
+/// The DMA state of one device for one span.
+///
+/// # Invariants
+///
+/// - `blocks` has one entry for each block that `span` touches.
+/// - `iova` is accessed only through [`Filling`] and [`Exclusive`].
+pub(super) struct Pages {
+    span: Range<usize>,
+    dev: MirrorDevice,
+    blocks: KVec<Block>,
+    iova: UnsafeCell<Iova>,
+}
+
+// SAFETY: The cells are accessed through the views only, whose constructors demand the locks that
+// exclude conflicting accesses; everything inside is `Send`.
+unsafe impl Sync for Pages {}
+
+/// Mirroring demands that the device and the CPU see each other's writes without help, and that no
+/// bounce buffer gets between; and a failure is handled, not worth a warning.
+const ATTRS: fn() -> Attrs = || DMA_ATTR_REQUIRE_COHERENT | DMA_ATTR_NO_WARN;
+
+impl Pages {
+    /// Nothing mapped yet for `span`, which is not empty and page aligned. May sleep.
+    pub(super) fn new(span: Range<usize>, dev: MirrorDevice) -> Result<Self, AllocError> {
+        let count = block_count(&span);
+        let mut blocks = KVec::with_capacity(count, GFP_KERNEL)?;
+
+        for _ in 0..count {
+            // INVARIANT: Absent, and no segments.
+            blocks.push(
+                Block {
+                    state: Atomic::new(ABSENT),
+                    segments: UnsafeCell::new(Segments::new()),
+                },
+                GFP_KERNEL,
+            )?;
+        }
+        // INVARIANT: `count` blocks were made.
+        Ok(Self {
+            span,
+            dev,
+            blocks,
+            iova: UnsafeCell::new(Iova::Untried),
+        })
+    }
+
+    pub(super) fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// The part of the span in the block that holds `addr`, which must be in the span.
+    pub(super) fn block_span(&self, addr: usize) -> Range<usize> {
+        let start = block_start(addr);
+
+        intersect(&(start..start.saturating_add(BLOCK_SIZE)), &self.span)
+    }
+
+    /// The blocks that `span` touches, by their start address.
+    fn blocks_in(&self, span: &Range<usize>) -> impl Iterator<Item = (usize, &Block)> {
+        let base = block_start(self.span.start);
+        let part = intersect(span, &self.span);
+        let (first, count) = if part.is_empty() {
+            (0, 0)
+        } else {
+            (
+                // OVERFLOW: `part.start` is in the span, hence not below `base`.
+                (block_start(part.start) - base) / BLOCK_SIZE,
+                block_count(&part),
+            )
+        };
+
+        self.blocks
+            .iter()
+            .enumerate()
+            .skip(first)
+            .take(count)
+            // OVERFLOW: The start of a block that the span touches is a valid address.
+            .map(move |(index, block)| (base + index * BLOCK_SIZE, block))
+    }
+
+    /// Whether a block in `span` is mapped, or on its way out: a hint unless the notifier lock is
+    /// held.
+    pub(super) fn is_busy(&self, span: &Range<usize>) -> bool {
+        self.blocks_in(span)
+            .any(|(_, block)| block.state.load(Acquire) != ABSENT)
+    }
+
+    /// Looks at the pages.
+    ///
+    /// # Safety
+    ///
+    /// The notifier lock of the span must be held, for reading or writing, as long as the result
+    /// lives.
+    pub(super) unsafe fn shared(&self) -> Shared<'_> {
+        Shared { pages: self }
+    }
+
+    /// Maps and publishes blocks.
+    ///
+    /// # Safety
+    ///
+    /// As long as the result lives, the notifier lock of the span must be held for reading, and the
+    /// range's mutex, by this thread; the device must be bound and the mirror not detached.
+    pub(super) unsafe fn filling(&self) -> Filling<'_> {
+        Filling { pages: self }
+    }
+
+    /// Stops and unmaps blocks.
+    ///
+    /// # Safety
+    ///
+    /// As long as the result lives, the notifier lock of the span must be held for writing by this
+    /// thread, and there must be no other view.
+    pub(super) unsafe fn exclusive(&self) -> Exclusive<'_> {
+        Exclusive { pages: self }
+    }
+
+    /// Where the bytes of the block at `start` begin in the reservation.
+    ///
+    /// A block lies in the IOVA space as it lies in the CPU address space, relative to the largest
+    /// leaf, or neither the IOMMU nor the GPU could use large entries.
+    fn iova_offset(&self, start: usize) -> usize {
+        // OVERFLOW: `start` is the start of a block of the span; the subtraction of the head may go
+        // below zero only for a span inside one block, where it is undone by the segment's offset.
+        start.wrapping_sub(self.iova_base())
+    }
+
+    /// The CPU address that corresponds to the begin of the reservation.
+    fn iova_base(&self) -> usize {
+        if self.span.end - self.span.start >= BLOCK_SIZE {
+            block_start(self.span.start)
+        } else {
+            self.span.start
+        }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // A block that is still mapped here would be freed under the device's feet.
+        debug_assert!(self
+            .blocks
+            .iter_mut()
+            .all(|block| *block.state.get_mut() == ABSENT));
+    }
+}
+
+/// The pages, while the notifier lock is held.
+#[derive(Copy, Clone)]
+pub(super) struct Shared<'g> {
+    pages: &'g Pages,
+}
+
+impl<'g> Shared<'g> {
+    /// The segments of a block, if it is mapped.
+    fn segments(block: &'g Block) -> Option<&'g [Segment]> {
+        // The acquire pairs with the release in `Filling::publish`: another thread may have filled
+        // the block under the same read lock.
+        if block.state.load(Acquire) != MAPPED {
+            return None;
+        }
+        // SAFETY: The block is mapped, and the notifier lock is held by the requirement of
+        // `Pages::shared`, so that no `Exclusive` exists: by the type invariants nobody writes.
+        Some(unsafe { &*block.segments.get() }.as_slice())
+    }
+
+    /// Whether nothing of the block of `addr` is mapped.
+    pub(super) fn is_absent(&self, addr: usize) -> bool {
+        // OVERFLOW: `addr` is in the span, so it is below `usize::MAX`.
+        self.pages
+            .blocks_in(&(addr..addr + 1))
+            .all(|(_, block)| block.state.load(Acquire) == ABSENT)
+    }
+
+    /// How far from its start `span` is mapped with at least the permission for `access`: the first
+    /// address that is not.
+    pub(super) fn covered(&self, span: &Range<usize>, access: Access) -> usize {
+        let mut reached = span.start;
+
+        for (start, block) in self.pages.blocks_in(span) {
+            let Some(segments) = Self::segments(block) else {
+                return reached;
+            };
+            // OVERFLOW: `reached` is in this block: blocks are visited in order without a gap.
+            let first = segments.partition_point(|s| s.end() <= reached - start);
+            for seg in segments.iter().skip(first) {
+                // OVERFLOW: Offsets stay inside the block, which is a valid span of addresses.
+                if start + seg.offset() > reached || !seg.permits(access) {
+                    return reached;
+                }
+                reached = start + seg.end();
+                if reached >= span.end {
+                    return span.end;
+                }
+            }
+            if reached < start.saturating_add(BLOCK_SIZE) {
+                return reached;
+            }
+        }
+        reached
+    }
+
+    /// Proof that what is mapped of `span` is valid now.
+    pub(super) fn valid(self, span: Range<usize>) -> ValidPages<'g> {
+        ValidPages::new(self, span)
+    }
+
+    /// The mapped segments of the blocks that `span` touches, with the start of their block.
+    pub(super) fn mapped(
+        self,
+        span: &Range<usize>,
+    ) -> impl Iterator<Item = (usize, &'g Segment)> + use<'g> {
+        self.pages.blocks_in(span).flat_map(|(start, block)| {
+            Self::segments(block)
+                .unwrap_or(&[])
+                .iter()
+                .map(move |seg| (start, seg))
+        })
+    }
+}
+
+/// The pages, while the range's mutex and the notifier lock for reading are held.
+pub(super) struct Filling<'g> {
+    pages: &'g Pages,
+}
+
+impl<'g> Filling<'g> {
+    /// Looks at the pages.
+    pub(super) fn shared(&self) -> Shared<'g> {
+        // SAFETY: The notifier lock is held, by the requirement of `Pages::filling`.
+        unsafe { self.pages.shared() }
+    }
+
+    /// Maps `staged` for the device, as the block of `addr`, and publishes it.
+    ///
+    /// The block must be absent. Does not sleep, allocates with `GFP_ATOMIC` only, and leaves
+    /// nothing mapped if it fails.
+    ///
+    /// # Errors
+    ///
+    /// Those of the DMA API; `EBUSY` if the block is not absent.
+    pub(super) fn publish(&mut self, addr: usize, staged: &mut KVec<Segment>) -> Result {
+        // OVERFLOW: `addr` is in the span, so it is below `usize::MAX`.
+        let Some((start, block)) = self.pages.blocks_in(&(addr..addr + 1)).next() else {
+            return Err(EINVAL);
+        };
+
+        if block.state.load(Acquire) != ABSENT {
+            return Err(EBUSY);
+        }
+        self.map(start, staged)?;
+        // SAFETY: The block is absent, so that by the type invariants of `Block` and the requirement
+        // of `Pages::filling` nobody reads the segments, and nobody else writes them.
+        unsafe { &mut *block.segments.get() }.replace(staged);
+        // INVARIANT: All of them have just been mapped.
+        block.state.store(MAPPED, Release);
+        Ok(())
+    }
+
+    fn map(&mut self, start: usize, staged: &mut [Segment]) -> Result {
+        let pages = self.pages;
+        // SAFETY: The device is bound, by the requirement of `Pages::filling`.
+        let dev = unsafe { pages.dev.bound() };
+        // SAFETY: By the requirement of `Pages::filling`, there is no other `Filling` (mutex) and no
+        // `Exclusive` (notifier lock), and by the type invariant of `Pages` nobody else looks.
+        let iova = unsafe { &mut *pages.iova.get() };
+
+        if let Iova::Untried = iova {
+            // SAFETY: The device is bound now, and `GpuSvm::detach` drops the reservation before it is
+            // unbound.
+            let kept = unsafe { pages.dev.keep() };
+
+            // OVERFLOW: The base is at or below the start of the span.
+            *iova = match Reservation::try_alloc(kept, pages.span.end - pages.iova_base()) {
+                Some(space) => Iova::Reserved(space),
+                None => Iova::None,
+            };
+        }
+        match iova {
+            Iova::Reserved(space) => Self::link(space, pages.iova_offset(start), staged),
+            _ => Self::map_each(dev, staged),
+        }
+    }
+
+    /// Links each segment at its own place in the reservation; `base` is the place of the block.
+    fn link(space: &Reservation<KeptDevice>, base: usize, staged: &mut [Segment]) -> Result {
+        let place = |seg: &Segment| base.wrapping_add(seg.offset());
+        let mut linked = 0;
+        let mut result = Ok(());
+
+        for seg in staged.iter_mut() {
+            // SAFETY: The core mm frees or replaces these pages only after the invalidation that
+            // takes them out of this block: their sequence number is current and the notifier lock
+            // is held, and the invalidation unlinks them.
+            result =
+                unsafe { space.link(place(seg), seg.phys, seg.len(), seg.direction(), ATTRS()) };
+            if result.is_err() {
+                break;
+            }
+            seg.dma = space.addr().wrapping_add(place(seg) as DmaAddress);
+            linked += 1;
+        }
+        if let (Ok(()), Some(first), Some(last)) = (&result, staged.first(), staged.last()) {
+            // OVERFLOW: Segments are in order, so the last one ends after the first one begins.
+            result = space.sync(place(first), last.end() - first.offset());
+        }
+        if result.is_err() {
+            Self::unlink(space, base, &staged[..linked]);
+        }
+        result
+    }
+
+    /// Takes `segments` out of the reservation, gap-free runs at a time.
+    fn unlink(space: &Reservation<KeptDevice>, base: usize, segments: &[Segment]) {
+        let mut rest = segments;
+
+        while let Some(first) = rest.first() {
+            let mut end = first.offset();
+            let n = rest
+                .iter()
+                .take_while(|seg| {
+                    let adjacent = seg.offset() == end;
+                    end = seg.end();
+                    adjacent
+                })
+                .count();
+            let (run, tail) = rest.split_at(n);
+            let len = run.iter().map(Segment::len).sum();
+
+            // The direction matters only for cache maintenance, which coherent devices do without.
+            //
+            // SAFETY: The run consists of whole links, adjacent ones without a gap; each is unlinked
+            // once, since the caller forgets them.
+            unsafe {
+                space.unlink(
+                    base.wrapping_add(first.offset()),
+                    len,
+                    DataDirection::Bidirectional,
+                    ATTRS(),
+                )
+            };
+            rest = tail;
+        }
+    }
+
+    fn map_each(dev: &Device<Bound>, staged: &mut [Segment]) -> Result {
+        let mut mapped = 0;
+        let mut result = Ok(());
+
+        for seg in staged.iter_mut() {
+            // SAFETY: As for `link`.
+            match unsafe { map::map_phys(dev, seg.phys, seg.len(), seg.direction(), ATTRS()) } {
+                Ok(dma) => seg.dma = dma,
+                Err(e) => {
+                    result = Err(e);
+                    break;
+                }
+            }
+            mapped += 1;
+        }
+        if result.is_err() {
+            Self::unmap_each(dev, &staged[..mapped]);
+        }
+        result
+    }
+
+    fn unmap_each(dev: &Device<Bound>, segments: &[Segment]) {
+        if !map::need_unmap(dev) {
+            return;
+        }
+        for seg in segments {
+            // SAFETY: It was mapped with these values, and the caller forgets it.
+            unsafe { map::unmap_phys(dev, seg.dma, seg.len(), seg.direction(), ATTRS()) };
+        }
+    }
+}
+
+/// The pages, while the notifier lock is held for writing.
+pub(super) struct Exclusive<'g> {
+    pages: &'g Pages,
+}
+
+impl Exclusive<'_> {
+    /// Marks what is mapped in `span` as stopping.
+    ///
+    /// Gives the span of the blocks that were mapped, and whether any block of `span` is stopping
+    /// now: also one that another invalidation marked before, for whose flush the caller has to wait
+    /// just the same (PM-4).
+    pub(super) fn stop(&mut self, span: &Range<usize>) -> (Option<Range<usize>>, bool) {
+        let mut hit: Option<Range<usize>> = None;
+        let mut stopping = false;
+
+        for (start, block) in self.pages.blocks_in(span) {
+            match block.state.load(Acquire) {
+                MAPPED => {
+                    // INVARIANT: The segments stay mapped.
+                    block.state.store(STOPPING, Release);
+                    let this = self.pages.block_span(start.max(self.pages.span.start));
+                    hit = Some(match hit {
+                        Some(hit) => hit.start..this.end,
+                        None => this,
+                    });
+                    stopping = true;
+                }
+                STOPPING => stopping = true,
+                _ => {}
+            }
+        }
+        (hit, stopping)
+    }
+
+    /// Unmaps the stopping blocks of `span` from the device.
+    ///
+    /// The driver must have waited for the flush since they were marked. Pages that the device may
+    /// have written are marked dirty first: a page table entry can be writable and clean, and reclaim
+    /// drops a clean page after this invalidation returns, without writing it out (PM-2).
+    pub(super) fn unmap(&mut self, span: &Range<usize>) -> Unmapped {
+        let mut done = Unmapped::default();
+        // SAFETY: There is no other view, by the requirement of `Pages::exclusive`.
+        let iova = unsafe { &*self.pages.iova.get() };
+
+        for (start, block) in self.pages.blocks_in(span) {
+            if block.state.load(Acquire) != STOPPING {
+                continue;
+            }
+            // SAFETY: As above.
+            let segments = unsafe { &mut *block.segments.get() };
+
+            for seg in segments.as_slice() {
+                if seg.write() {
+                    // SAFETY: The core mm frees the pages of the segment only after the invalidation
+                    // that unmaps it here, or it has not invalidated them at all.
+                    unsafe { folio::mark_dirty(seg.phys, seg.len()) };
+                }
+                done.segments += 1;
+                done.bytes += seg.len() as u64;
+            }
+            match iova {
+                Iova::Reserved(space) => {
+                    Filling::unlink(space, self.pages.iova_offset(start), segments.as_slice())
+                }
+                _ => {
+                    // SAFETY: The segments are mapped, so the device is bound: `GpuSvm::detach` unmaps
+                    // all of them before it is unbound.
+                    let dev = unsafe { self.pages.dev.bound() };
+
+                    Filling::unmap_each(dev, segments.as_slice())
+                }
+            }
+            segments.clear();
+            // INVARIANT: Nothing is mapped any more.
+            block.state.store(ABSENT, Release);
+            done.blocks += 1;
+        }
+        done
+    }
+
+    /// Gives the reserved IOVA space back; all blocks must be absent.
+    pub(super) fn free_iova(&mut self) {
+        if !self.pages.is_busy(&self.pages.span) {
+            // SAFETY: There is no other view, by the requirement of `Pages::exclusive`.
+            unsafe { *self.pages.iova.get() = Iova::Untried };
+        }
+    }
+}
