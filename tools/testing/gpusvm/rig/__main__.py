@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The commands behind the Makefile's targets; run inside the build root by run.sh."""
+
+import fcntl
+import os
+import sys
+import unittest
+
+from rig import guest, kernel, results, ui, vm
+from rig.ktap import FAIL, PASS, Result
+from rig.overlay import Overlay
+from rig.plan import Plan
+
+UNIT_TESTS = "/repo/tools/testing/gpusvm/tests"
+
+
+class Cache:
+    """The cache folder is one user's at a time, while trees are written and built."""
+
+    def __enter__(self):
+        self.file = open("/cache/lock", "w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            ui.say("waiting: another run builds in this cache folder")
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
+def lay():
+    written, removed = Overlay("/repo", "/src").lay()
+    if written or removed:
+        ui.say(f"overlay: {len(written)} files written, {len(removed)} removed")
+
+
+def flag(name):
+    return os.environ.get(f"RIG_{name}", "") not in ("", "0", "n", "no")
+
+
+def boots(plan, chosen, extra=()):
+    """Builds what the boots need, makes them and gives back each one's results."""
+    kasan = flag("KASAN")
+    needed = []
+    for boot in chosen:
+        one = plan.kernels["kasan" if kasan and boot.kernel == "test" else boot.kernel]
+        needed.append((boot, one))
+    lay()
+    for one in dict.fromkeys(one for _, one in needed):
+        kernel.build(one)
+    guest.programs(needed[0][1])
+    ours = guest.ours()
+    return [results.of_boot(vm.boot(boot, one, extra), ours) for boot, one in needed]
+
+
+def unit_tests():
+    """The rig's own tests."""
+    class Collect(unittest.TextTestResult):
+        """Keeps each test's outcome by name."""
+        got = []
+
+        def stopTest(self, test):
+            super().stopTest(test)
+            bad = [text for one, text in self.failures + self.errors if one is test]
+            name = test.id().split(".", 1)[-1]
+            self.got.append(Result(f"rig/{name}", FAIL if bad else PASS,
+                                   bad[0].strip().splitlines()[-1] if bad else ""))
+
+    Collect.got = []
+    log = f"{kernel.LOGS}/rig.log"
+    os.makedirs(kernel.LOGS, exist_ok=True)
+    with ui.step("the rig's own tests"), open(log, "w") as out:
+        suite = unittest.defaultTestLoader.discover(UNIT_TESTS, top_level_dir=UNIT_TESTS)
+        unittest.TextTestRunner(stream=out, resultclass=Collect).run(suite)
+    return [(one, log) for one in Collect.got]
+
+
+def test(plan):
+    """make test: everything, against the lists of expected names."""
+    every, update = results.Results(), flag("UPDATE")
+    groups = {"rig": unit_tests()}
+    with Cache():
+        chosen = [boot for boot in plan.boots.values() if boot.test]
+        for boot, got in zip(chosen, boots(plan, chosen)):
+            groups[boot.name] = got
+    for group, got in groups.items():
+        for one, log in got:
+            every.add([one], log)
+        every.add(results.compare([one for one, _ in got], group, update))
+    return every.report()
+
+
+def some(plan, names, extra=()):
+    """Some of the boots, without the comparison with the expected names."""
+    every = results.Results()
+    with Cache():
+        for got in boots(plan, [plan.boots[name] for name in names], extra):
+            for one, log in got:
+                print(one)
+                every.add([one], log)
+    return every.report()
+
+
+def kunit(plan):
+    """make kunit [FILTER=suite.test]: the KUnit boot alone."""
+    pattern = os.environ.get("RIG_FILTER", "")
+    return some(plan, ["kunit"], [f"kunit.filter_glob={pattern}"] if pattern else [])
+
+
+def shell(plan):
+    """make shell: the machine with a terminal."""
+    one = plan.kernels["kasan" if flag("KASAN") else "test"]
+    with Cache():
+        lay()
+        kernel.build(one)
+        guest.programs(one)
+    vm.shell(plan.boots["shell"], one)
+    return 0
+
+
+def prepare(plan):
+    """make prepare: everything up to the first boot."""
+    with Cache():
+        lay()
+        kernel.build(plan.kernels["test"])
+        guest.programs(plan.kernels["test"])
+    return 0
+
+
+COMMANDS = {"test": test, "kunit": kunit, "shell": shell, "prepare": prepare}
+
+
+def main():
+    try:
+        return COMMANDS[sys.argv[1]](Plan(), *sys.argv[2:])
+    except ui.Failed as failed:
+        print(f"\n*** {failed}", file=sys.stderr)
+        if failed.log:
+            print(f"*** log: {ui.host_path(failed.log)}", file=sys.stderr)
+        print("0 passed, 1 failed", flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("\n*** interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0
+"""All results of a run: merges them, compares them with the expected names, prints the sum."""
+
+import os
+
+from rig import klog, ktap, ui
+from rig.ktap import FAIL, PASS, SKIP, Result
+from rig.overlay import write
+
+EXPECTED = "/repo/tools/testing/gpusvm/expected"
+
+
+class Results:
+    """The results of one command."""
+
+    def __init__(self):
+        self.all, self.logs = [], {}
+
+    def add(self, results, log=None):
+        for result in results:
+            self.all.append(result)
+            self.logs[id(result)] = log
+
+    def count(self, status):
+        return sum(one.status == status for one in self.all)
+
+    def report(self):
+        """Prints what failed or was skipped, then the sum; returns the exit status."""
+        for result in self.all:
+            if result.status == SKIP:
+                print(f"SKIP {result.name}" + (f": {result.why}" if result.why else ""))
+        for result in self.all:
+            if result.status == FAIL:
+                log = self.logs.get(id(result))
+                print(f"FAIL {result.name}" + (f": {result.why}" if result.why else ""))
+                if log:
+                    print(f"     log: {ui.host_path(log)}")
+        return self.sum()
+
+    def sum(self):
+        line = f"{self.count(PASS)} passed, {self.count(FAIL)} failed"
+        if self.count(SKIP):
+            line += f", {self.count(SKIP)} skipped"
+        print(line, flush=True)
+        return 0 if self.count(PASS) and not self.count(FAIL) else 1
+
+
+def of_boot(run, ours):
+    """The results of a boot. KUnit tests of the kernel itself count only when they fail."""
+    kernel = ktap.parse_kernel(run.lines(run.kernel_log))
+    kernel = [one for one in kernel if one.status == FAIL or ours.match(one.name)]
+    tests = ktap.parse_programs(run.lines(run.tests_log))
+    findings = klog.scan(run.lines(run.kernel_log))
+    results = [(one, run.kernel_log) for one in kernel] + [(one, run.tests_log) for one in tests]
+    results.append((Result("(boot)", FAIL if run.failure else PASS, run.failure or ""),
+                    run.kernel_log))
+    why = "; ".join(map(repr, findings[:3]))
+    if len(findings) > 3:
+        why += f"; and {len(findings) - 3} more"
+    results.append((Result("(kernel log)", FAIL if findings else PASS, why), run.kernel_log))
+    for one, _ in results:
+        one.name = f"{run.boot.name}/{one.name}"
+    return results
+
+
+def names(results):
+    """The names that count as tests: not the failures that stand for something missing."""
+    return sorted({one.name for one in results
+                   if not one.name.endswith((".(plan)", ".(exit)"))})
+
+
+def compare(results, group, update):
+    """The differences between a group's tests and the list of them in the repository."""
+    path = f"{EXPECTED}/{group}.txt"
+    got = names(results)
+    if update:
+        write(path, "".join(f"{name}\n" for name in got).encode(), 0o644)
+        return []
+    wanted = []
+    if os.path.exists(path):
+        with open(path) as file:
+            wanted = file.read().split("\n")
+    wanted = [name for name in wanted if name]
+    again = [name for name in set(got) if sum(one.name == name for one in results) > 1]
+    return [Result(name, FAIL, "vanished: expected, but it did not run")
+            for name in wanted if name not in got] + \
+        [Result(name, FAIL, "not in the list of expected tests; `make test UPDATE=1` adds it")
+         for name in got if name not in wanted] + \
+        [Result(name, FAIL, "two tests have this name") for name in sorted(again)]

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The merging of results and the comparison with the lists of expected tests."""
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+import unittest
+from unittest import mock
+
+from rig import results
+from rig.ktap import FAIL, PASS, SKIP, Result
+
+
+def outcome(every):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = every.report()
+    return code, out.getvalue().splitlines()
+
+
+class Merge(unittest.TestCase):
+    def test_sum(self):
+        every = results.Results()
+        every.add([Result("a", PASS), Result("b", PASS)])
+        self.assertEqual(outcome(every), (0, ["2 passed, 0 failed"]))
+        every.add([Result("c", SKIP, "no device")])
+        self.assertEqual(outcome(every)[1],
+                         ["SKIP c: no device", "2 passed, 0 failed, 1 skipped"])
+        every.add([Result("d", FAIL, "why")], "/tmp/x.log")
+        self.assertEqual(outcome(every), (1, ["SKIP c: no device", "FAIL d: why",
+                                              "     log: /tmp/x.log",
+                                              "2 passed, 1 failed, 1 skipped"]))
+
+    def test_nothing_ran_is_no_success(self):
+        self.assertEqual(outcome(results.Results()), (1, ["0 passed, 0 failed"]))
+
+    def test_tests_of_the_kernel_itself_count_only_when_they_fail(self):
+        run = mock.Mock(kernel_log="kernel", tests_log="tests", failure=None)
+        run.boot.name = "kunit"
+        run.lines = {"kernel": ["1..1", "    # Subtest: theirs", "    1..2", "    ok 1 a",
+                                "    not ok 2 b", "not ok 1 theirs", "    # Subtest: ours",
+                                "    1..1", "    ok 1 c", "ok 2 ours"], "tests": []}.get
+        got = [repr(one) for one, _ in results.of_boot(run, re.compile(r"ours\."))]
+        self.assertEqual(got[:2], ["fail kunit/theirs.b", "pass kunit/ours.c"])
+
+
+class Expected(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.enterContext(mock.patch.object(results, "EXPECTED", folder.name))
+
+    def compare(self, *names, update=False):
+        return [(one.name, one.why.split(":")[0].split(";")[0]) for one in
+                results.compare([Result(name, PASS) for name in names], "g", update)]
+
+    def test_lists(self):
+        self.assertEqual(self.compare("g/b", "g/a", update=True), [])
+        with open(os.path.join(results.EXPECTED, "g.txt")) as file:
+            self.assertEqual(file.read(), "g/a\ng/b\n")
+        self.assertEqual(self.compare("g/a", "g/b"), [])
+        self.assertEqual(self.compare("g/a"), [("g/b", "vanished")])
+        self.assertEqual(self.compare("g/a", "g/b", "g/c"),
+                         [("g/c", "not in the list of expected tests")])
+        self.assertEqual(self.compare("g/a", "g/b", "g/b"), [("g/b", "two tests have this name")])
+
+    def test_signs_of_missing_tests_are_no_names(self):
+        self.compare("g/a", update=True)
+        self.assertEqual(self.compare("g/a", "g/s.(plan)", "g/p.(exit)"), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
