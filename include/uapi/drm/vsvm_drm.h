@@ -155,7 +155,7 @@ enum drm_vsvm_access {
 enum drm_vsvm_reason {
 	/** @VSVM_REASON_NONE: No error. */
 	VSVM_REASON_NONE = 0,
-	/** @VSVM_REASON_UNMAPPED: Nothing is mapped there, or it has no access. */
+	/** @VSVM_REASON_UNMAPPED: Nothing is mapped there. */
 	VSVM_REASON_UNMAPPED = 1,
 	/** @VSVM_REASON_ACCESS: The mapping does not allow this access. */
 	VSVM_REASON_ACCESS = 2,
@@ -180,6 +180,12 @@ enum drm_vsvm_reason {
 	 * the library or the driver is wrong.
 	 */
 	VSVM_REASON_BUS = 10,
+	/**
+	 * @VSVM_REASON_INACCESSIBLE: There is a mapping, but its memory cannot be
+	 * had: no access at all, memory of a device, a guard region, or beyond
+	 * the end of the file.
+	 */
+	VSVM_REASON_INACCESSIBLE = 11,
 };
 
 /**
@@ -342,14 +348,18 @@ struct drm_vsvm_stats {
 	__u64 walks;
 	/** @retries: Walks that were void because the mapping changed meanwhile. */
 	__u64 retries;
-	/** @invalidations: Invalidations that hit something mapped. */
+	/** @invalidations: Invalidations by the kernel's memory management. */
 	__u64 invalidations;
+	/** @blocks_invalidated: Blocks of at most 2 MiB that they unmapped. */
+	__u64 blocks_invalidated;
 	/** @ranges: Ranges that exist now. */
 	__u64 ranges;
 	/** @segments: Contiguous runs of DMA addresses mapped now. */
 	__u64 segments;
 	/** @mapped_bytes: Bytes mapped now. */
 	__u64 mapped_bytes;
+	/** @mapped_bytes_total: Bytes mapped since the beginning. */
+	__u64 mapped_bytes_total;
 	/** @collected: Ranges collected after munmap. */
 	__u64 collected;
 
@@ -373,7 +383,7 @@ struct drm_vsvm_stats {
 	__u64 tlb_flushes;
 	/**
 	 * @late_uses: Uses of a translation between its removal and the end of
-	 * its flush. They are allowed and show that the TLB is real.
+	 * its flush. They are allowed, and show that the TLB is real.
 	 */
 	__u64 late_uses;
 	/**
@@ -423,7 +433,7 @@ enum drm_vsvm_debug_op {
 	 * @VSVM_DEBUG_BARRIER: From now on let everybody who comes to @point
 	 * wait there until @value parties (2 to 16) have come or @timeout_ms (at
 	 * most 10000) have passed, once: after the first meeting or time-out the
-	 * barrier is gone. Zero parties removes it. PREPARE and COMMIT only.
+	 * barrier is gone. Zero parties removes it. Not for FLUSH and ACCESS.
 	 */
 	VSVM_DEBUG_BARRIER = 3,
 	/**
@@ -437,14 +447,23 @@ enum drm_vsvm_debug_op {
  * enum drm_vsvm_debug_point - where to inject
  */
 enum drm_vsvm_debug_point {
-	/** @VSVM_POINT_PREPARE: A fault, before page tables; no lock is held. */
+	/** @VSVM_POINT_PREPARE: A fault, before its GPU page tables are made. */
 	VSVM_POINT_PREPARE = 1,
-	/** @VSVM_POINT_COMMIT: A fault, before leaf entries; notifier read lock. */
+	/**
+	 * @VSVM_POINT_COMMIT: A fault, before its leaf entries are written, with
+	 * the notifier lock held for reading: invalidations wait.
+	 */
 	VSVM_POINT_COMMIT = 2,
 	/** @VSVM_POINT_FLUSH: A TLB flush, between its start and its end. */
 	VSVM_POINT_FLUSH = 3,
 	/** @VSVM_POINT_ACCESS: The engine, between translation and access. */
 	VSVM_POINT_ACCESS = 4,
+	/**
+	 * @VSVM_POINT_WALKED: A fault, after the walk of the process's page
+	 * tables and before its result is used; no lock of the core mm or of an
+	 * invalidation is held.
+	 */
+	VSVM_POINT_WALKED = 5,
 };
 
 /**

@@ -1,23 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The DRM device.
+//! The DRM device, and what all users of one device share.
 
 use kernel::{
-    device::DeviceContext,
+    device::{
+        Bound,
+        DeviceContext, //
+    },
     drm::{
         self,
         gem,
         ioctl, //
     },
+    new_mutex,
     pci,
     prelude::*,
-    sync::Arc, //
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
 };
 
 use crate::{
-    ffi::BoundDevice,
+    edu::Edu,
+    ffi::{
+        engine_kind,
+        BoundDevice,
+        EngineKind, //
+    },
     file::File,
-    gem::NoObject, //
+    gem::NoObject,
+    memory::Memory,
+    space::Space, //
 };
 
 /// The DRM driver.
@@ -26,20 +40,75 @@ pub(crate) struct VsvmDrm;
 /// The DRM device of this driver.
 pub(crate) type VsvmDevice<Ctx = drm::Normal> = drm::Device<VsvmDrm, Ctx>;
 
-/// What all files of one device share.
+/// What all users of one device share.
+#[pin_data]
 pub(crate) struct Shared {
     bound: Arc<BoundDevice>,
+    memory: Memory,
+    /// The address spaces that are open; [`None`] when the device goes away.
+    #[pin]
+    spaces: Mutex<Option<KVec<Arc<Space>>>>,
 }
 
 impl Shared {
-    /// Creates the shared state of the device `bound`.
-    pub(crate) fn new(bound: Arc<BoundDevice>) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { bound }, GFP_KERNEL)?)
+    /// Takes the device into use.
+    pub(crate) fn new(pdev: &pci::Device<Bound>) -> Result<Arc<Self>> {
+        let memory = match engine_kind() {
+            EngineKind::Cpu => Memory::Cpu,
+            EngineKind::Dma => Memory::Dma(Edu::new(pdev)?),
+        };
+        let bound = BoundDevice::new(pdev)?;
+
+        Arc::pin_init(
+            pin_init!(Self {
+                bound,
+                memory,
+                spaces <- new_mutex!(Some(KVec::new()), "vsvm::Shared::spaces"),
+            }),
+            GFP_KERNEL,
+        )
     }
 
     /// The device, which may be gone already.
     pub(crate) fn bound(&self) -> &BoundDevice {
         &self.bound
+    }
+
+    /// How engines reach memory.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Opens an address space for the current process. Sleeps. For errors see
+    /// [`new_svm`](crate::space::new_svm).
+    pub(crate) fn open(self: &Arc<Self>) -> Result<Arc<Space>> {
+        let space = Space::new(self)?;
+        let added = match &mut *self.spaces.lock() {
+            Some(spaces) => spaces.push(space.clone(), GFP_KERNEL).map_err(Error::from),
+            None => Err(ENODEV),
+        };
+
+        // `space` is dropped without the lock if it was not added.
+        added.map(|()| space)
+    }
+
+    /// Closes an address space, and waits for its engines. Sleeps.
+    pub(crate) fn close(&self, space: &Arc<Space>) {
+        space.shut_down();
+        if let Some(spaces) = &mut *self.spaces.lock() {
+            // The caller has a reference too, so this one is not the last.
+            spaces.retain(|s| !Arc::ptr_eq(s, space));
+        }
+    }
+
+    /// The device goes away: ends the work of all engines, and opens no more. Sleeps.
+    pub(crate) fn shut_down(&self) {
+        let spaces = self.spaces.lock().take();
+
+        // Dropped without the lock, and here, since the last reference to one may be dropped.
+        for space in spaces.iter().flatten() {
+            space.shut_down();
+        }
     }
 }
 
@@ -64,5 +133,10 @@ impl drm::Driver for VsvmDrm {
 
     kernel::declare_drm_ioctls! {
         (VSVM_SUBMIT, drm_vsvm_submit, ioctl::RENDER_ALLOW, File::submit),
+        (VSVM_WAIT, drm_vsvm_wait, ioctl::RENDER_ALLOW, File::wait),
+        (VSVM_QUEUE, drm_vsvm_queue, ioctl::RENDER_ALLOW, File::queue),
+        (VSVM_MAP_AHEAD, drm_vsvm_map_ahead, ioctl::RENDER_ALLOW, File::map_ahead),
+        (VSVM_STATS, drm_vsvm_stats, ioctl::RENDER_ALLOW, File::stats),
+        (VSVM_DEBUG, drm_vsvm_debug, ioctl::RENDER_ALLOW, File::debug),
     }
 }

@@ -8,22 +8,42 @@
 //!
 //! - `vsvm.rs`: the module and the PCI driver (this file);
 //! - `device.rs`, `file.rs`: the DRM device and its files. One open file is one GPU address space;
+//! - `svm.rs`: what the library calls, which is all that a driver must supply to have shared virtual
+//!   memory. `vm.rs`: the state of an address space behind it;
 //! - `page_table.rs`: the GPU's page table, 4 levels, with leaves of 4 KiB and of 2 MiB;
-//! - `ffi.rs`: everything that is `unsafe`, and nothing else.
+//! - `tlb.rs`: a TLB that keeps what it is not told to forget, and the flushes;
+//! - `queue.rs`, `engine.rs`: command lists, and how a fault is raised and resolved;
+//! - `memory.rs`, `edu.rs`: how bytes are moved at a DMA address, by the CPU or by the device;
+//! - `dmirror.rs`: the same GPU behind the interface of `lib/test_hmm.c`, for its tests;
+//! - `ffi.rs`: everything that is `unsafe`, and nothing else;
+//! - `counters.rs`, `inject.rs`, `gem.rs`: what is left.
 
 #![deny(unsafe_code)]
 
+mod counters;
 mod device;
+mod dmirror;
+mod edu;
+mod engine;
 #[allow(unsafe_code)]
 mod ffi;
 mod file;
 mod gem;
+mod inject;
+mod memory;
+mod page_table;
+mod queue;
+mod space;
+mod svm;
+mod tlb;
+mod vm;
 
 use kernel::{
     device::Core,
     drm,
     pci,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 use crate::{
@@ -31,7 +51,7 @@ use crate::{
         Shared,
         VsvmDrm, //
     },
-    ffi::BoundDevice, //
+    dmirror::Node, //
 };
 
 /// Vendor of QEMU's devices that have no vendor.
@@ -44,6 +64,8 @@ struct VsvmPci;
 
 /// What one bound PCI device owns.
 struct Bound<'bound> {
+    shared: Arc<Shared>,
+    _node: Option<Pin<KBox<Node>>>,
     _drm: drm::Registration<'bound, VsvmDrm>,
 }
 
@@ -66,13 +88,19 @@ impl pci::Driver for VsvmPci {
         pdev.set_master();
         ffi::set_dma_mask_64(pdev)?;
 
-        let bound = BoundDevice::new(pdev)?;
-        let shared = Shared::new(bound)?;
-        let drm = drm::UnregisteredDevice::<VsvmDrm>::new(pdev, Ok(shared))?;
+        let shared = Shared::new(pdev)?;
+        let drm = drm::UnregisteredDevice::<VsvmDrm>::new(pdev, Ok(shared.clone()))?;
 
         Ok(Bound {
+            _node: Node::new(&shared)?,
             _drm: ffi::register(pdev, drm)?,
+            shared,
         })
+    }
+
+    fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&Self::Data<'bound>>) {
+        // Before the DRM device is unregistered, which waits for the ioctls that wait for engines.
+        this.shared.shut_down();
     }
 }
 

@@ -37,10 +37,6 @@ use super::{
         add,
         sub, //
     },
-    trace::{
-        self,
-        Outcome, //
-    },
     Driver,
     GpuSvm, //
 };
@@ -274,16 +270,12 @@ impl<T: Driver> Invalidate for Window<T> {
         let notifier = op.notifier();
         let svm = notifier.data().svm();
         let (span, event) = (op.span(), op.event());
-        let refused = |_: &_| trace::invalidate(svm.id, &span, event, Outcome::WouldBlock);
-        let mut locked = op.lock().inspect_err(refused)?;
+        let mut locked = op.lock()?;
 
         if !locked.blockable() && locked.is_busy(&span) {
             // Stopping means to wait for the device. Nothing has been changed.
             locked = match locked.would_block() {
-                Ok(refusal) => {
-                    refused(&refusal);
-                    return Err(refusal);
-                }
+                Ok(refusal) => return Err(refusal),
                 Err(locked) => locked,
             };
         }
@@ -299,18 +291,13 @@ impl<T: Driver> Invalidate for Window<T> {
         }
         drop(state);
         if !stopping {
-            trace::invalidate(svm.id, &span, event, Outcome::Idle);
             return Ok(invalidated.into());
         }
         match invalidated.defer() {
-            Ok(deferred) => {
-                trace::invalidate(svm.id, &span, event, Outcome::Deferred);
-                Ok(deferred.into())
-            }
+            Ok(deferred) => Ok(deferred.into()),
             Err(invalidated) => {
                 // The finish object is in use by a concurrent invalidation: do the second pass now.
-                Self::finish(notifier, span.clone(), event);
-                trace::invalidate(svm.id, &span, event, Outcome::InPlace);
+                Self::finish(notifier, span, event);
                 Ok(invalidated.into())
             }
         }
