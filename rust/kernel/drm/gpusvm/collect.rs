@@ -25,6 +25,7 @@ use super::{
         add,
         sub, //
     },
+    trace,
     window::{
         unmap_span,
         Notifier, //
@@ -159,6 +160,7 @@ impl<T: Driver> GpuSvm<T> {
         state.removed = true;
         drop(state);
         if node.is_some() {
+            trace::collect(self.id, &range.span());
             add(&self.counters.collected, 1);
             sub(&self.counters.ranges, 1);
         }

@@ -48,6 +48,7 @@ use super::{
         BLOCK_SIZE, //
     },
     stats::add,
+    trace,
     vma::Vma,
     window::{
         unmap_span,
@@ -238,6 +239,14 @@ impl<T: Driver> GpuSvm<T> {
 
         add(&self.counters.walks, u64::from(done.walks));
         add(&self.counters.retries, u64::from(done.retries));
+        trace::fault(
+            self.id,
+            &span,
+            access,
+            result.map_err(Error::from),
+            done.walks,
+            done.retries,
+        );
         result?;
         Ok(done)
     }
@@ -560,6 +569,7 @@ impl<T: Driver> GpuSvm<T> {
         add(&self.counters.segments, segments);
         add(&self.counters.mapped_bytes, bytes);
         add(&self.counters.mapped_bytes_total, bytes);
+        trace::map(self.id, &target.block, segments, bytes);
 
         let committed = self
             .driver

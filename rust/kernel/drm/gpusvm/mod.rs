@@ -32,6 +32,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod collect;
+mod debugfs;
 mod device;
 mod driver;
 mod error;
@@ -43,9 +44,12 @@ mod scratch;
 mod snapshot;
 mod span;
 mod stats;
+mod trace;
 mod valid;
 mod vma;
 mod window;
+
+use core::ptr::NonNull;
 
 use kernel::{
     device::{
@@ -77,12 +81,14 @@ use kernel::{
 
 use self::{
     collect::Collector,
+    debugfs::Directory,
     device::{
         Attachment,
         MirrorDevice, //
     },
     scratch::Scratch,
     stats::Counters,
+    trace::Id,
     window::{
         unmap_span,
         Notifier, //
@@ -121,6 +127,8 @@ pub use kernel::mm::hmm::Access;
 pub struct GpuSvm<T: Driver> {
     mm: ARef<Mm>,
     dev: MirrorDevice,
+    /// What this mirror is called in traces and in debugfs.
+    id: Id,
     /// Set when the device goes away; checked under a notifier lock before anything is mapped.
     detached: Atomic<bool>,
     counters: Counters,
@@ -133,6 +141,9 @@ pub struct GpuSvm<T: Driver> {
     collector: Collector<T>,
     #[pin]
     attachment: Mutex<Option<Devres<Attachment<T>>>>,
+    /// `None` if there was no memory for it.
+    #[pin]
+    directory: Mutex<Option<Directory>>,
     #[pin]
     driver: T,
 }
@@ -170,6 +181,7 @@ impl<T: Driver> GpuSvm<T> {
                     mm.into()
                 },
                 dev: MirrorDevice::new(dev),
+                id: Id::new(),
                 detached: Atomic::new(false),
                 counters: Counters::new(),
                 windows <- new_spinlock!(RBTree::new(), "gpusvm::GpuSvm::windows"),
@@ -179,6 +191,7 @@ impl<T: Driver> GpuSvm<T> {
                     Collector::new(c"gpusvm::Collector", static_lock_class!())
                 },
                 attachment <- new_mutex!(None, "gpusvm::GpuSvm::attachment"),
+                directory <- new_mutex!(None, "gpusvm::GpuSvm::directory"),
                 driver <- driver,
             }? Error),
             GFP_KERNEL,
@@ -187,6 +200,10 @@ impl<T: Driver> GpuSvm<T> {
         let attachment = Devres::new(dev, unsafe { Attachment::new(&svm) })?;
 
         *svm.attachment.lock() = Some(attachment);
+        // SAFETY: `PinnedDrop` drops `directory` before the mirror is freed.
+        let directory = unsafe { Directory::new(NonNull::from(&*svm), dev, svm.id) };
+
+        *svm.directory.lock() = directory.ok();
         Ok(svm)
     }
 
@@ -253,6 +270,10 @@ impl<T: Driver> PinnedDrop for GpuSvm<T> {
         let this = &*self;
         let attachment = this.attachment.lock().take();
         drop(attachment);
+
+        // Waits for readers of the files.
+        let directory = this.directory.lock().take();
+        drop(directory);
 
         // After this, `queue` does nothing.
         this.collector.shut_down();

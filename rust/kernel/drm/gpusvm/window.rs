@@ -37,6 +37,10 @@ use super::{
         add,
         sub, //
     },
+    trace::{
+        self,
+        Outcome, //
+    },
     Driver,
     GpuSvm, //
 };
@@ -270,12 +274,16 @@ impl<T: Driver> Invalidate for Window<T> {
         let notifier = op.notifier();
         let svm = notifier.data().svm();
         let (span, event) = (op.span(), op.event());
-        let mut locked = op.lock()?;
+        let refused = |_: &_| trace::invalidate(svm.id, &span, event, Outcome::WouldBlock);
+        let mut locked = op.lock().inspect_err(refused)?;
 
         if !locked.blockable() && locked.is_busy(&span) {
             // Stopping means to wait for the device. Nothing has been changed.
             locked = match locked.would_block() {
-                Ok(refusal) => return Err(refusal),
+                Ok(refusal) => {
+                    refused(&refusal);
+                    return Err(refusal);
+                }
                 Err(locked) => locked,
             };
         }
@@ -291,13 +299,18 @@ impl<T: Driver> Invalidate for Window<T> {
         }
         drop(state);
         if !stopping {
+            trace::invalidate(svm.id, &span, event, Outcome::Idle);
             return Ok(invalidated.into());
         }
         match invalidated.defer() {
-            Ok(deferred) => Ok(deferred.into()),
+            Ok(deferred) => {
+                trace::invalidate(svm.id, &span, event, Outcome::Deferred);
+                Ok(deferred.into())
+            }
             Err(invalidated) => {
                 // The finish object is in use by a concurrent invalidation: do the second pass now.
-                Self::finish(notifier, span, event);
+                Self::finish(notifier, span.clone(), event);
+                trace::invalidate(svm.id, &span, event, Outcome::InPlace);
                 Ok(invalidated.into())
             }
         }
