@@ -91,22 +91,17 @@ make_root() {
 	say "the build root needs about 4 GiB, a download of 700 MiB and some minutes"
 	asroot rm -rf "$cache/root.new"
 	packages=$(sed -e '/^#/d' -e '/^$/d' "$here/packages" | paste -sd,)
-	set -- mmdebstrap --variant=minbase \
+	set -- --variant=minbase \
 		--aptopt='Acquire::Check-Valid-Until "false"' \
 		--aptopt='Acquire::Retries "3"' \
 		--aptopt="APT::Default-Release \"$suite-backports\"" \
 		--dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' \
-		--include="$packages" "$suite" "$cache/root.new"
-	if [ -n "$address" ]; then
-		set -- "$@" "deb $address $suite main" "deb $address $suite-backports main"
-	else
-		set -- "$@" "" "deb http://deb.debian.org/debian $suite-backports main"
-	fi
+		--setup-hook="sed -n 's/ $suite main/ $suite-backports main/p' \"\$1/etc/apt/sources.list\" >\"\$1/etc/apt/sources.list.d/backports.list\"" \
+		--include="$packages" "$suite" "$cache/root.new" $address
 	if [ "$(id -u)" = 0 ]; then
-		watched "making the build root" "$cache/log/root.log" "$@"
+		watched "making the build root" "$cache/log/root.log" mmdebstrap "$@"
 	else
-		shift
 		watched "making the build root" "$cache/log/root.log" \
 			unshare --user --map-root-user --map-auto --mount --pid --fork --mount-proc \
 			mmdebstrap --mode=root "$@"

@@ -6,7 +6,7 @@ import os
 import sys
 import unittest
 
-from rig import guest, kernel, results, ui, vm
+from rig import docs, guest, kernel, lint, results, ui, vm
 from rig.ktap import FAIL, PASS, Result
 from rig.overlay import Overlay
 from rig.plan import Plan
@@ -50,7 +50,8 @@ def boots(plan, chosen, extra=()):
     lay()
     for one in dict.fromkeys(one for _, one in needed):
         kernel.build(one)
-    guest.programs(needed[0][1])
+    if needed[0][1].arch == "x86_64":
+        guest.programs(needed[0][1])
     ours = guest.ours()
     return [results.of_boot(vm.boot(boot, one, extra), ours) for boot, one in needed]
 
@@ -77,28 +78,61 @@ def unit_tests():
     return [(one, log) for one in Collect.got]
 
 
-def test(plan):
-    """make test: everything, against the lists of expected names."""
-    every, update = results.Results(), flag("UPDATE")
+def all_tests(plan, every):
+    """Every test, compared with the lists of expected names."""
+    update = flag("UPDATE")
     groups = {"rig": unit_tests()}
     with Cache():
-        chosen = [boot for boot in plan.boots.values() if boot.test]
+        chosen = plan.of_test(os.environ.get("RIG_ARCH") or "x86_64")
         for boot, got in zip(chosen, boots(plan, chosen)):
             groups[boot.name] = got
     for group, got in groups.items():
         for one, log in got:
             every.add([one], log)
         every.add(results.compare([one for one, _ in got], group, update))
+
+
+def all_lints(plan, every):
+    with Cache():
+        lay()
+        for one, log in lint.lint(plan):
+            every.add([one], log)
+
+
+def test(plan):
+    """make test: everything that boots."""
+    every = results.Results()
+    all_tests(plan, every)
     return every.report()
 
 
-def some(plan, names, extra=()):
-    """Some of the boots, without the comparison with the expected names."""
+def lints(plan):
+    """make lint: everything that only looks."""
     every = results.Results()
+    all_lints(plan, every)
+    return every.report()
+
+
+def both(plan):
+    """.ci/run: test and lint under one sum."""
+    every = results.Results()
+    for part in (all_tests, all_lints):
+        try:
+            part(plan, every)
+        except ui.Failed as failed:
+            every.add([Result(part.__name__, FAIL, str(failed))], failed.log)
+    return every.report()
+
+
+def target(plan, name, extra=()):
+    """make kunit, selftests, hmm-tests, run: the boots of one target, each result a line."""
+    every = results.Results()
+    chosen = plan.of_target(name)
     with Cache():
-        for got in boots(plan, [plan.boots[name] for name in names], extra):
+        for boot, got in zip(chosen, boots(plan, chosen, extra)):
             for one, log in got:
-                print(one)
+                if not boot.show:
+                    print(one)
                 every.add([one], log)
     return every.report()
 
@@ -106,35 +140,46 @@ def some(plan, names, extra=()):
 def kunit(plan):
     """make kunit [FILTER=suite.test]: the KUnit boot alone."""
     pattern = os.environ.get("RIG_FILTER", "")
-    return some(plan, ["kunit"], [f"kunit.filter_glob={pattern}"] if pattern else [])
+    return target(plan, "kunit", [f"kunit.filter_glob={pattern}"] if pattern else [])
 
 
 def shell(plan):
     """make shell: the machine with a terminal."""
+    prepare(plan)
     one = plan.kernels["kasan" if flag("KASAN") else "test"]
     with Cache():
-        lay()
-        kernel.build(one)
-        guest.programs(one)
-    vm.shell(plan.boots["shell"], one)
+        folder = vm.prepare(plan.boots["shell"], one)
+    vm.shell(plan.boots["shell"], one, folder)
     return 0
 
 
 def prepare(plan):
     """make prepare: everything up to the first boot."""
+    one = plan.kernels["kasan" if flag("KASAN") else "test"]
     with Cache():
         lay()
-        kernel.build(plan.kernels["test"])
-        guest.programs(plan.kernels["test"])
+        kernel.build(one)
+        guest.programs(one)
     return 0
 
 
-COMMANDS = {"test": test, "kunit": kunit, "shell": shell, "prepare": prepare}
+def html(plan):
+    """make docs."""
+    with Cache():
+        lay()
+        return docs.docs(plan)
+
+
+COMMANDS = {"test": test, "kunit": kunit, "shell": shell, "prepare": prepare, "lint": lints,
+            "ci": both, "docs": html}
 
 
 def main():
+    command, *words = sys.argv[1:]
     try:
-        return COMMANDS[sys.argv[1]](Plan(), *sys.argv[2:])
+        if command in COMMANDS:
+            return COMMANDS[command](Plan(), *words)
+        return target(Plan(), command)
     except ui.Failed as failed:
         print(f"\n*** {failed}", file=sys.stderr)
         if failed.log:

@@ -30,7 +30,10 @@ class Boot:
         self.limit = section.getint("limit", 300)
         self.memory = section.get("memory", "2G")
         self.cpus = section.getint("cpus", 2)
+        self.target = section.get("target", name)
         self.test = section.getboolean("test", True)
+        self.after = section.get("after", "")
+        self.show = section.getboolean("show", False)
 
 
 class Plan:
@@ -49,3 +52,15 @@ class Plan:
                 self.boots[name] = Boot(name, conf[title])
             else:
                 raise Failed(f"{path}: [{title}] is neither a kernel nor a boot")
+
+    def of_test(self, arch):
+        """The boots that `make test` makes on an architecture."""
+        boots = [boot for boot in self.boots.values()
+                 if boot.test and self.kernels[boot.kernel].arch == arch]
+        if not boots:
+            raise Failed(f"there is nothing to test on {arch}")
+        return boots
+
+    def of_target(self, target):
+        """The boots that `make <target>` makes."""
+        return [boot for boot in self.boots.values() if boot.target == target]

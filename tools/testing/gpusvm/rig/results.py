@@ -2,6 +2,7 @@
 """All results of a run: merges them, compares them with the expected names, prints the sum."""
 
 import os
+import subprocess
 
 from rig import klog, ktap, ui
 from rig.ktap import FAIL, PASS, SKIP, Result
@@ -58,9 +59,19 @@ def of_boot(run, ours):
     if len(findings) > 3:
         why += f"; and {len(findings) - 3} more"
     results.append((Result("(kernel log)", FAIL if findings else PASS, why), run.kernel_log))
+    if run.boot.after:
+        results.append((after(run), run.tests_log))
     for one, _ in results:
         one.name = f"{run.boot.name}/{one.name}"
     return results
+
+
+def after(run):
+    """Runs the program that reports on a boot."""
+    done = subprocess.run([os.path.join("/repo", run.boot.after), run.tests_log, run.kernel_log],
+                          stdin=subprocess.DEVNULL, check=False)
+    why = f"{run.boot.after} ends with {done.returncode}" if done.returncode else ""
+    return Result("(report)", FAIL if why else PASS, why)
 
 
 def names(results):

@@ -37,7 +37,7 @@ class Merge(unittest.TestCase):
 
     def test_tests_of_the_kernel_itself_count_only_when_they_fail(self):
         run = mock.Mock(kernel_log="kernel", tests_log="tests", failure=None)
-        run.boot.name = "kunit"
+        run.boot.name, run.boot.after = "kunit", ""
         run.lines = {"kernel": ["1..1", "    # Subtest: theirs", "    1..2", "    ok 1 a",
                                 "    not ok 2 b", "not ok 1 theirs", "    # Subtest: ours",
                                 "    1..1", "    ok 1 c", "ok 2 ours"], "tests": []}.get
