@@ -106,13 +106,14 @@ impl Edu {
         }
         let bar = self.bar.access(pdev.as_ref())?;
 
-        bar.write64(from, regs::SOURCE);
-        bar.write64(to, regs::DESTINATION);
-        bar.write64(len as u64, regs::COUNT);
-        bar.write64(flags | regs::RUN, regs::COMMAND);
+        // In one access each: the device takes half of a register for all of it.
+        bar.try_write64(from, regs::SOURCE)?;
+        bar.try_write64(to, regs::DESTINATION)?;
+        bar.try_write64(len as u64, regs::COUNT)?;
+        bar.try_write64(flags | regs::RUN, regs::COMMAND)?;
         self.transfers.add(1);
         read_poll_timeout(
-            || Ok(bar.read64(regs::COMMAND)),
+            || bar.try_read64(regs::COMMAND),
             |command| command & regs::RUN == 0,
             POLL,
             TIMEOUT,

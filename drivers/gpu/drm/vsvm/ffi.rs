@@ -152,9 +152,8 @@ static ENGINE_PARAM: KernelParam = KernelParam::new(bindings::kernel_param {
     } else {
         c"vsvm.engine"
     }),
-    // SAFETY: `__this_module` is made by the kernel at load time and lives as long as the module.
     #[cfg(MODULE)]
-    mod_: unsafe { core::ptr::from_ref(&bindings::__this_module).cast_mut() },
+    mod_: (&raw const bindings::__this_module).cast_mut(),
     #[cfg(not(MODULE))]
     mod_: core::ptr::null_mut(),
     ops: &raw const ENGINE_OPS,
