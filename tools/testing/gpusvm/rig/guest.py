@@ -53,7 +53,8 @@ def hmm_tests(flags):
     """Upstream's hmm-tests.c as it is in the kernel source."""
     folder = f"{SRC}/tools/testing/selftests/mm"
     target = f"{PROGRAMS}/hmm-tests"
-    if os.path.exists(target) and os.stat(target).st_mtime > os.stat(f"{folder}/hmm-tests.c").st_mtime:
+    source = f"{folder}/hmm-tests.c"
+    if os.path.exists(target) and os.stat(target).st_mtime > os.stat(source).st_mtime:
         return
     sources = [f"{folder}/{name}.c" for name in ("hmm-tests", "vm_util")]
     sources += glob.glob(f"{folder}/hugepage_settings.c") + glob.glob(f"{folder}/thp_settings.c")
@@ -104,8 +105,9 @@ def modules(kernel, root):
              for path in glob.glob(f"{root}/lib/modules/**/*.ko", recursive=True)}
     ours = [name for name in DRIVERS if name in built]
     write(f"{root}/tests/kunit-modules", "".join(f"{name}\n" for name in ours).encode(), 0o644)
-    for link in glob.glob(f"{root}/lib/modules/*/build") + glob.glob(f"{root}/lib/modules/*/source"):
-        os.unlink(link)
+    for name in ("build", "source"):
+        for link in glob.glob(f"{root}/lib/modules/*/{name}"):
+            os.unlink(link)
 
 
 def ours():
@@ -115,7 +117,8 @@ def ours():
     """
     names = []
     for path in glob.glob(f"{REPO}/**/*.rs", recursive=True):
-        names += [rf"{suite}\." for suite in re.findall(r"\bkunit_tests\((\w+)\)", read(path).decode())]
+        suites = re.findall(r"\bkunit_tests\((\w+)\)", read(path).decode())
+        names += [rf"{suite}\." for suite in suites]
     base = f"{REPO}/rust/kernel"
     for path in glob.glob(f"{base}/**/*.rs", recursive=True):
         file = re.sub(r"[/.]", "_", os.path.relpath(path, base))

@@ -71,7 +71,8 @@ def configure(kernel):
 
 
 def image(kernel):
-    return f"{kernel.build}/arch/{'x86/boot/bzImage' if kernel.arch == 'x86_64' else 'arm64/boot/Image'}"
+    path = "x86/boot/bzImage" if kernel.arch == "x86_64" else "arm64/boot/Image"
+    return f"{kernel.build}/arch/{path}"
 
 
 def build(kernel):

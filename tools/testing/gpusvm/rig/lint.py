@@ -12,8 +12,10 @@ from rig.overlay import Overlay, read, write
 
 REPO = "/repo"
 # What a patch in a mail must have and a hook in a repository has not.
-NOT_IN_HOOKS = "COMMIT_MESSAGE,MISSING_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF"
-# 100 columns as rustfmt; the help of a test's own option may be short.
+NOT_IN_HOOKS = ("COMMIT_MESSAGE,MISSING_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_DIFF,"
+                "EMBEDDED_FILENAME")
+# What the tracing macros are and demand.
+NOT_IN_TRACE = "COMPLEX_MACRO,EXPORT_SYMBOL"
 CHECKPATCH = [f"{SRC}/scripts/checkpatch.pl", "--no-tree", f"--root={SRC}", "--terse", "--quiet",
               "--no-signoff", "--show-types", "--max-line-length=100"]
 
@@ -57,36 +59,51 @@ def crates():
 
 
 def lint_kernel(plan):
-    """A tree of its own, so that the checkers' objects are not mixed with the real ones."""
-    one = plan.kernels["lint"]
+    """An object tree of its own for the checkers, begun as a copy of the test kernel's."""
+    one, test = plan.kernels["lint"], plan.kernels["test"]
+    if os.path.exists(f"{test.build}/vmlinux"):
+        os.makedirs(one.build, exist_ok=True)
+        ui.output(["rsync", "-a", "--delete", "--exclude=vmlinux*", "--exclude=.tmp_*",
+                   "--exclude=/arch/x86/boot", f"{test.build}/", f"{one.build}/"])
     kernel.configure(one)
     ui.run(make(one, "prepare"), f"{LOGS}/lint-prepare.log", name="prepare")
+    # Objects that are there already would not be looked at again.
+    for folder in crates():
+        name = "kernel.o" if folder == "rust/" else "*.o"
+        subprocess.run(["find", f"{one.build}/{folder}", "-name", name, "-delete"],
+                       stderr=subprocess.DEVNULL, check=False)
     return one
 
 
+def blocks(log):
+    """What rustc and rustdoc complain about: (message, file, line)."""
+    text = read(log).decode(errors="replace")
+    return re.findall(r"^((?:warning|error)(?:\[\w+\])?: .*)\n +--> "
+                      r"(?:\.\./)*(?:/src/)?([^:\n]+):(\d+)", text, re.M)
+
+
+def compiler(name, command, only=None):
+    """A compiler that checks: its complaints about our files, or its failure."""
+    log = f"{LOGS}/lint-{name}.log"
+    why = ""
+    try:
+        ui.run(command, log, name=name)
+    except ui.Failed as failed:
+        why = str(failed).splitlines()[1]
+    found = [block for block in blocks(log) if only is None or block[1] in only]
+    if found:
+        message, path, line = found[0]
+        why = f"{path}:{line}: {message}" + (f" (and {len(found) - 1} more)" if found[1:] else "")
+    return Result(f"lint/{name}", FAIL if why else PASS, why), log
+
+
 def clippy(one):
-    # Objects that are there already would not be looked at again.
-    for path in ("rust/kernel.o", "rust/libkernel.rmeta"):
-        if os.path.exists(f"{one.build}/{path}"):
-            os.unlink(f"{one.build}/{path}")
-    subprocess.run(["find", f"{one.build}/drivers", "-name", "*.o", "-delete"], check=False)
-    return check("clippy", make(one, "-s", "CLIPPY=1", *crates()), bad=r"^(warning|error)\b")
+    return compiler("clippy", make(one, "CLIPPY=1", *crates()))
 
 
 def rustdoc(one):
-    """Warnings about our files; the kernel has some of its own."""
-    log = f"{LOGS}/lint-rustdoc.log"
-    try:
-        ui.run(make(one, "rustdoc"), log, name="rustdoc")
-    except ui.Failed as failed:
-        return Result("lint/rustdoc", FAIL, str(failed).splitlines()[-1]), log
-    ours = set(paths(".rs"))
-    text = read(log).decode(errors="replace")
-    found = [match for match in re.findall(r"^warning: .*\n +--> (?:\.\./)*(?:/src/)?([^:\n]+):\d+",
-                                           text, re.M) if match in ours]
-    if found:
-        return Result("lint/rustdoc", FAIL, f"{len(found)} warnings, first in {found[0]}"), log
-    return Result("lint/rustdoc", PASS), log
+    """Complaints about our files; the kernel has some of its own."""
+    return compiler("rustdoc", make(one, "rustdoc"), set(paths(".rs")))
 
 
 def unsafe():
@@ -108,13 +125,19 @@ def checkpatch():
     hooks = [path for path in Overlay(REPO, SRC).patches()]
     yield check("checkpatch-hooks", [*CHECKPATCH, "--ignore", NOT_IN_HOOKS, *hooks],
                 bad=r"(ERROR|WARNING|CHECK):")
-    files = [f"{SRC}/{path}" for path in paths(".c", ".h", "Kconfig", "Kconfig.gpusvm", "Makefile")]
-    yield check("checkpatch-files", [*CHECKPATCH, "--file", *files], bad=r"(ERROR|WARNING|CHECK):")
+    files = paths(".c", ".h", "Kconfig", "Kconfig.gpusvm", "Makefile")
+    trace = [path for path in files if "trace" in path]
+    for name, some, but in (("files", set(files) - set(trace), []),
+                            ("trace", trace, ["--ignore", NOT_IN_TRACE])):
+        if some:
+            yield check(f"checkpatch-{name}", [*CHECKPATCH, *but, "--file",
+                                               *(f"{SRC}/{path}" for path in sorted(some))],
+                        bad=r"(ERROR|WARNING|CHECK):")
 
 
 def scripts():
-    shell = [f"{REPO}/{path}" for path in paths(".sh")] + [f"{REPO}/.ci/run",
-                                                            f"{REPO}/tools/testing/gpusvm/guest/init"]
+    shell = [f"{REPO}/{path}" for path in (".ci/run", "tools/testing/gpusvm/guest/init",
+                                           *paths(".sh"))]
     yield check("shell", ["sh", "-c", 'for f; do sh -n "$f" || exit 1; done', "sh", *shell])
     python = [f"{REPO}/{path}" for path in paths(".py")]
     code = "import ast, sys\nfor path in sys.argv[1:]: ast.parse(open(path).read(), path)"
