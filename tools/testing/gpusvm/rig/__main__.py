@@ -40,7 +40,7 @@ def flag(name):
     return os.environ.get(f"RIG_{name}", "") not in ("", "0", "n", "no")
 
 
-def boots(plan, chosen, extra=()):
+def boots(plan, chosen, extra=(), show=False):
     """Builds what the boots need, makes them and gives back each one's results."""
     kasan = flag("KASAN")
     needed = []
@@ -53,7 +53,8 @@ def boots(plan, chosen, extra=()):
     if needed[0][1].arch == "x86_64":
         guest.programs(needed[0][1])
     ours = guest.ours()
-    return [results.of_boot(vm.boot(boot, one, extra), ours) for boot, one in needed]
+    return [results.of_boot(vm.boot(boot, one, extra, show and boot.show), ours)
+            for boot, one in needed]
 
 
 def unit_tests():
@@ -129,7 +130,7 @@ def target(plan, name, extra=()):
     every = results.Results()
     chosen = plan.of_target(name)
     with Cache():
-        for boot, got in zip(chosen, boots(plan, chosen, extra)):
+        for boot, got in zip(chosen, boots(plan, chosen, extra, show=True)):
             for one, log in got:
                 if not boot.show:
                     print(one)

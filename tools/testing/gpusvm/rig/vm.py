@@ -15,8 +15,8 @@ COMMON = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
 # An IOMMU with 48 address bits before the devices it serves; two edu devices that can address all
 # memory.
 X86_64 = [
-    "qemu-system-x86_64", *COMMON, "-machine", "q35", "-bios", "qboot.rom", "-accel", "tcg,thread=multi",
-    "-cpu", "max,la57=off",
+    "qemu-system-x86_64", *COMMON, "-machine", "q35", "-bios", "qboot.rom",
+    "-accel", "tcg,thread=multi", "-cpu", "max,la57=off",
     "-device", "intel-iommu,aw-bits=48,intremap=off",
     "-device", "edu,dma_mask=0xffffffffffffffff",
     "-device", "edu,dma_mask=0xffffffffffffffff",
@@ -102,7 +102,7 @@ class Echo:
                 print(line.rstrip("\r\n") + ("\033[K" if ui.TTY else ""), flush=True)
 
 
-def boot(boot, kernel, extra=()):
+def boot(boot, kernel, extra=(), show=False):
     """Boots, waits for the machine to switch itself off, and says how that went."""
     run = Run(boot, kernel)
     folder = prepare(boot, kernel)
@@ -113,12 +113,13 @@ def boot(boot, kernel, extra=()):
         serial += ["-serial", f"file:{run.tests_log}"]
     beat, begin, echo = ui.Beat(), time.monotonic(), Echo(run.tests_log)
     with ui.step(f"boot {boot.name} (kernel {kernel.name})"):
-        child = subprocess.Popen(command(boot, kernel, folder, serial, extra), stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        child = subprocess.Popen(command(boot, kernel, folder, serial, extra), text=True,
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT)
         try:
             while child.poll() is None:
                 time.sleep(0.2)
-                if boot.show:
+                if show:
                     echo.show()
                 else:
                     beat.show(f"  {boot.name}: {progress(run)}")
@@ -130,7 +131,7 @@ def boot(boot, kernel, extra=()):
                 child.kill()
             said = child.communicate()[0].strip()
             shutil.rmtree(folder, ignore_errors=True)
-        if boot.show:
+        if show:
             echo.show()
     if not run.failure and child.returncode:
         run.failure = f"QEMU: {said or child.returncode}"
