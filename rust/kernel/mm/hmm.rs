@@ -215,3 +215,6 @@ pub fn probe<T: Invalidate>(
 ) -> Result<Option<(Seq, Segment)>> {
     raw::probe(&Target::new(notifier), mm, addr, req, win, timeout)
 }
+
+#[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+mod tests;

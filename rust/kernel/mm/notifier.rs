@@ -458,3 +458,6 @@ fn check_span(span: &Range<usize>) -> Result {
     }
     Ok(())
 }
+
+#[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+pub(in crate::mm) mod tests;

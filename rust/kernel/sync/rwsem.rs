@@ -349,3 +349,184 @@ impl<T: ?Sized> Drop for WriteGuard<'_, T> {
         unsafe { bindings::up_write(self.lock.sem.get()) };
     }
 }
+
+#[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+#[macros::kunit_tests(rust_rwsem)]
+mod tests {
+    use super::*;
+    use crate::{
+        sync::{
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
+            Arc,
+            Completion, //
+        },
+        time::{
+            delay::fsleep,
+            Delta, //
+        },
+        workqueue, //
+    };
+
+    /// Two counters that a writer must keep equal.
+    struct Pair {
+        a: usize,
+        b: usize,
+    }
+
+    type Shared = Arc<RwSemaphore<Pair>>;
+
+    fn shared() -> Result<Shared> {
+        Arc::pin_init(new_rwsem!(Pair { a: 0, b: 0 }, "rust_rwsem"), GFP_KERNEL)
+    }
+
+    fn in_thread(f: impl FnOnce() + Send + 'static) -> Result<Arc<Completion>> {
+        let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
+        let theirs = done.clone();
+
+        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+            f();
+            theirs.complete_all();
+        })?;
+        Ok(done)
+    }
+
+    #[test]
+    fn readers_share_writers_exclude() -> Result {
+        let lock = shared()?;
+
+        let first = lock.read();
+        let second = lock.try_read();
+        let third = lock.try_write();
+        let (shares, excluded) = (second.is_some(), third.is_none());
+        drop(third);
+        drop(second);
+        drop(first);
+        assert!(shares);
+        assert!(excluded);
+
+        let writer = lock.write();
+        let (read, write) = (lock.try_read().is_none(), lock.try_write().is_none());
+        drop(writer);
+        assert!(read);
+        assert!(write);
+
+        // Nothing is left behind.
+        let writer = lock.try_write();
+        let free = writer.is_some();
+        drop(writer);
+        assert!(free);
+        Ok(())
+    }
+
+    #[test]
+    fn guards_give_access() -> Result {
+        let lock = shared()?;
+
+        lock.write().a = 7;
+        lock.write().as_mut().b = 8;
+        let (a, b) = {
+            let guard = lock.read();
+            (guard.a, guard.b)
+        };
+        assert_eq!(a, 7);
+        assert_eq!(b, 8);
+
+        let guard = lock.read();
+        let same = core::ptr::eq(guard.lock_ref(), &*lock);
+        drop(guard);
+        assert!(same);
+        Ok(())
+    }
+
+    #[test]
+    fn prime_reclaim_takes_nothing() -> Result {
+        // A lock class of its own: other tests allocate under theirs.
+        let lock = KBox::pin_init(new_rwsem!(0u32, "rust_rwsem_primed"), GFP_KERNEL)?;
+
+        lock.prime_reclaim();
+        lock.prime_reclaim();
+        let writer = lock.try_write();
+        let free = writer.is_some();
+        drop(writer);
+        assert!(free);
+        Ok(())
+    }
+
+    #[test]
+    fn reader_waits_for_the_writer() -> Result {
+        let lock = shared()?;
+        let seen = Arc::new(Atomic::new(0usize), GFP_KERNEL)?;
+
+        let mut writer = lock.write();
+        let (theirs, result) = (lock.clone(), seen.clone());
+        // Allocates, which is allowed here as this lock is not taken in reclaim.
+        let done = in_thread(move || result.store(theirs.read().a, Relaxed));
+        fsleep(Delta::from_millis(20));
+        writer.a = 42;
+        drop(writer);
+        done?.wait_for_completion();
+
+        assert_eq!(seen.load(Relaxed), 42);
+        Ok(())
+    }
+
+    /// Two readers are inside at the same time: each waits there for the other one.
+    #[test]
+    fn readers_are_inside_together() -> Result {
+        let lock = shared()?;
+        let here = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
+        let there = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
+
+        let (theirs, our_side, their_side) = (lock.clone(), here.clone(), there.clone());
+        let done = in_thread(move || {
+            let _guard = theirs.read();
+            their_side.complete_all();
+            our_side.wait_for_completion();
+        })?;
+        let guard = lock.read();
+        here.complete_all();
+        there.wait_for_completion();
+        drop(guard);
+        done.wait_for_completion();
+        Ok(())
+    }
+
+    #[test]
+    fn readers_never_see_half_a_write() -> Result {
+        const ROUNDS: usize = 2000;
+
+        let lock = shared()?;
+        let torn = Arc::new(Atomic::new(0usize), GFP_KERNEL)?;
+        let mut threads = KVec::new();
+
+        for _ in 0..2 {
+            let (lock, torn) = (lock.clone(), torn.clone());
+            let thread = in_thread(move || {
+                for round in 0..ROUNDS {
+                    if round % 4 == 0 {
+                        let mut guard = lock.write();
+                        guard.a += 1;
+                        guard.b += 1;
+                    } else {
+                        let guard = lock.read();
+                        if guard.a != guard.b {
+                            torn.fetch_add(1, Relaxed);
+                        }
+                    }
+                }
+            })?;
+            threads.push(thread, GFP_KERNEL)?;
+        }
+        for thread in &threads {
+            thread.wait_for_completion();
+        }
+
+        let total = lock.read().a;
+        assert_eq!(torn.load(Relaxed), 0);
+        assert_eq!(total, 2 * ROUNDS / 4);
+        Ok(())
+    }
+}

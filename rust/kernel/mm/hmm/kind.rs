@@ -27,7 +27,7 @@ pub enum Kind {
 
 /// The kind of memory can change only at multiples of this many page frames: device memory is
 /// added in sub-sections of 2 MiB.
-const GRANULE: usize = SZ_2M >> PAGE_SHIFT;
+pub(super) const GRANULE: usize = SZ_2M >> PAGE_SHIFT;
 
 impl Kind {
     /// Looks up the kind of a page frame. `None` if it is not, or no longer, memory.
