@@ -127,8 +127,20 @@ def both(plan):
 
 def target(plan, name, extra=()):
     """make kunit, selftests, hmm-tests, run: the boots of one target, each result a line."""
+    return some(plan, plan.of_target(name), extra)
+
+
+def one_boot(plan, *names):
+    """run.sh boot NAME...: single boots of the plan."""
+    unknown = [name for name in names if name not in plan.boots]
+    if unknown or not names:
+        raise ui.Failed(f"boots are: {' '.join(plan.boots)}")
+    return some(plan, [plan.boots[name] for name in names])
+
+
+def some(plan, chosen, extra=()):
+    """Some boots, without the comparison with the expected names; each result is a line."""
     every = results.Results()
-    chosen = plan.of_target(name)
     with Cache():
         for boot, got in zip(chosen, boots(plan, chosen, extra, show=True)):
             for one, log in got:
@@ -172,7 +184,7 @@ def html(plan):
 
 
 COMMANDS = {"test": test, "kunit": kunit, "shell": shell, "prepare": prepare, "lint": lints,
-            "ci": both, "docs": html}
+            "ci": both, "docs": html, "boot": one_boot}
 
 
 def main():
@@ -180,7 +192,10 @@ def main():
     try:
         if command in COMMANDS:
             return COMMANDS[command](Plan(), *words)
-        return target(Plan(), command)
+        plan = Plan()
+        if not plan.of_target(command):
+            raise ui.Failed(f"there is no command {command}")
+        return target(plan, command)
     except ui.Failed as failed:
         print(f"\n*** {failed}", file=sys.stderr)
         if failed.log:

@@ -152,8 +152,7 @@ def ending(log):
 def shell(boot, kernel, folder):
     """The same machine with the terminal on its first serial line."""
     ui.say("'exit' or Ctrl-A x leaves")
-    serial = ["-chardev", "stdio,id=tty,mux=on,signal=off", "-serial", "chardev:tty",
-              "-mon", "chardev=tty", "-serial", "null"]
+    serial = ["-serial", "mon:stdio", "-serial", "null"]
     try:
         subprocess.run(command(boot, kernel, folder, serial, ["loglevel=4"]), check=False)
     finally:
