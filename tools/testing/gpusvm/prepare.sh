@@ -91,7 +91,7 @@ make_root() {
 	say "the build root needs about 4 GiB, a download of 700 MiB and some minutes"
 	asroot rm -rf "$cache/root.new"
 	packages=$(sed -e '/^#/d' -e '/^$/d' "$here/packages" | paste -sd,)
-	set -- --variant=minbase \
+	set -- --verbose --variant=minbase \
 		--aptopt='Acquire::Check-Valid-Until "false"' \
 		--aptopt='Acquire::Retries "3"' \
 		--aptopt="APT::Default-Release \"$suite-backports\"" \
