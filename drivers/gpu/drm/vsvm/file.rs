@@ -10,6 +10,7 @@ use kernel::{
         self,
         gpusvm::{
             Access,
+            FaultError,
             FaultOptions, //
         },
         Registered, //
@@ -226,8 +227,12 @@ impl File {
             ..FaultOptions::default()
         };
 
-        space.svm().fault(addr..end, access, &options)?;
-        Ok(0)
+        match space.svm().fault(addr..end, access, &options) {
+            Ok(_) => Ok(0),
+            // The span is well-formed, but no process can have all of it.
+            Err(FaultError::Invalid) => Err(EFAULT),
+            Err(err) => Err(err.into()),
+        }
     }
 
     /// `DRM_IOCTL_VSVM_STATS`.
