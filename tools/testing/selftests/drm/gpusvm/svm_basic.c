@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a user of the GPU relies on: its pointers work, its errors are reported, its counters tell
+ * what happened.
+ */
+#include "svm.h"
+
+#include <malloc.h>
+
+#define SEED_A 0xa11ce
+#define SEED_B 0xb0b
+
+static char in_data[3 * 4096] = "data";
+static char in_bss[3 * 4096];
+static const char in_rodata[64] = "a constant";
+
+TEST_F(svm, write_then_read)
+{
+	struct drm_vsvm_stats before, after;
+	size_t len = 64 * page_size();
+	char *mem = malloc(len);
+
+	ASSERT_NE(NULL, mem);
+	STATS(&before);
+	pattern_fill(mem, len, SEED_A);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
+	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED_B));
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_B));
+	STATS(&after);
+	EXPECT_EQ(before.bytes_read + len, after.bytes_read);
+	EXPECT_EQ(before.bytes_written + len, after.bytes_written);
+	EXPECT_LT(before.gpu_faults, after.gpu_faults);
+	EXPECT_LE(before.jobs_done + 2, after.jobs_done);
+	EXPECT_EQ(0, after.jobs_failed);
+	free(mem);
+}
+
+TEST_F(svm, every_command)
+{
+	size_t page = page_size();
+	uint64_t *mem = map_small(4 * page), *old;
+	struct list list = {};
+	size_t i;
+
+	ASSERT_NE(NULL, mem);
+	old = calloc(page, 1);
+	ASSERT_NE(NULL, old);
+
+	GPU_OK(gpu_fill(self->gpu, mem, page, 0x0807060504030201ULL));
+	for (i = 0; i < page / 8; i++)
+		ASSERT_EQ(0x0807060504030201ULL, mem[i]);
+
+	GPU_OK(gpu_copy(self->gpu, mem + page / 8, mem, page));
+	ASSERT_EQ(0, memcmp(mem, mem + page / 8, page));
+
+	list_add(&list, mem, page, 5);
+	list.cmd[0].addr2 = 0;
+	GPU_OK(gpu_run(self->gpu, 0, &list, old, page, NULL));
+	for (i = 0; i < page / 8; i++) {
+		ASSERT_EQ(0x0807060504030201ULL, old[i]);
+		ASSERT_EQ(0x0807060504030206ULL, mem[i]);
+	}
+
+	/* A fill starts with byte 0 wherever it starts, and touches nothing around it. */
+	memset(mem, 0xee, page);
+	GPU_OK(gpu_fill(self->gpu, (char *)mem + 3, 11, 0x0807060504030201ULL));
+	ASSERT_EQ(0, memcmp(mem, "\xee\xee\xee\1\2\3\4\5\6\7\10\1\2\3\xee", 15));
+	free(old);
+}
+
+TEST_F(svm, odd_addresses)
+{
+	size_t page = page_size(), len = 5 * page, start, size;
+	unsigned char *mem = map_small(len), *buf = malloc(len), *want = malloc(len);
+
+	ASSERT_NE(NULL, mem);
+	for (start = 0; start < 2 * page; start += page / 2 - 1) {
+		for (size = 1; start + size < len; size = size * 3 + 1) {
+			pattern_fill(mem, len, start);
+			memcpy(want, mem, len);
+			GPU_OK(gpu_read(self->gpu, mem + start, buf, size));
+			ASSERT_EQ(0, memcmp(buf, want + start, size));
+			memset(buf, (int)size, size);
+			memset(want + start, (int)size, size);
+			GPU_OK(gpu_write(self->gpu, mem + start, buf, size));
+			ASSERT_EQ(0, memcmp(mem, want, len));
+		}
+	}
+	free(buf);
+	free(want);
+}
+
+TEST_F(svm, any_pointer)
+{
+	char on_stack[200], buf[200] = {};
+
+	/* Initialised data, zeroed data, constants, the stack. */
+	GPU_OK(gpu_read(self->gpu, in_data, buf, 5));
+	ASSERT_STREQ("data", buf);
+	GPU_OK(gpu_write(self->gpu, in_bss + 4090, "crosses a page", 15));
+	ASSERT_STREQ("crosses a page", in_bss + 4090);
+	GPU_OK(gpu_read(self->gpu, in_rodata, buf, sizeof(in_rodata)));
+	ASSERT_STREQ("a constant", buf);
+	memset(on_stack, 0, sizeof(on_stack));
+	GPU_OK(gpu_write(self->gpu, on_stack, "on the stack", 13));
+	ASSERT_STREQ("on the stack", on_stack);
+
+	GPU_FAILS(VSVM_REASON_ACCESS, gpu_write(self->gpu, (void *)in_rodata, "x", 1));
+	ASSERT_STREQ("a constant", in_rodata);
+}
+
+TEST_F(svm, untouched_memory_reads_zero)
+{
+	size_t len = 4 * huge_size(), i;
+	uint64_t *mem = mmap(NULL, len, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t *buf = malloc(len);
+
+	ASSERT_NE(MAP_FAILED, mem);
+	memset(buf, 0xff, len);
+	GPU_OK(gpu_read(self->gpu, mem, buf, len));
+	for (i = 0; i < len / 8; i++)
+		ASSERT_EQ(0, buf[i]);
+	/* Reading brought the zero page, or the huge one; writing must replace it. */
+	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED_A));
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_A));
+	free(buf);
+}
+
+TEST_F(svm, huge_page_is_one_leaf)
+{
+	struct drm_vsvm_stats before, after;
+	size_t len = huge_size();
+	char *mem = map_huge(len);
+
+	ASSERT_NE(NULL, mem);
+	pattern_fill(mem, len, SEED_A);
+	if (!is_huge(mem))
+		SKIP(return, "no huge page to be had");
+	STATS(&before);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
+	STATS(&after);
+	EXPECT_EQ(before.leaves_2m + 1, after.leaves_2m);
+	EXPECT_EQ(before.gpu_faults + 1, after.gpu_faults);
+	EXPECT_EQ(before.mapped_bytes + len, after.mapped_bytes);
+	EXPECT_EQ(before.segments + 1, after.segments);
+	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED_B));
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_B));
+}
+
+TEST_F(svm, second_access_does_not_fault)
+{
+	struct drm_vsvm_stats first, second;
+	size_t len = 4 * page_size();
+	char *mem = map_small(len);
+
+	pattern_fill(mem, len, SEED_A);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
+	STATS(&first);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
+	/* The pages are writable in the process: reading them mapped them writable. */
+	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED_B));
+	STATS(&second);
+	EXPECT_EQ(first.gpu_faults, second.gpu_faults);
+	EXPECT_EQ(first.walks, second.walks);
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_B));
+}
+
+TEST_F(svm, map_ahead)
+{
+	struct drm_vsvm_stats before, mapped, after;
+	size_t len = 300 * page_size();
+	char *mem = map_small(len);
+
+	pattern_fill(mem, len, SEED_A);
+	STATS(&before);
+	ASSERT_EQ(0, gpu_map_ahead(self->gpu, mem, len, VSVM_MAP_WRITE));
+	STATS(&mapped);
+	EXPECT_LE(before.mapped_bytes + len, mapped.mapped_bytes);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
+	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED_B));
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_B));
+	STATS(&after);
+	EXPECT_EQ(mapped.gpu_faults, after.gpu_faults);
+}
+
+TEST_F(svm, map_ahead_in_vain)
+{
+	size_t page = page_size(), len = 16 * page;
+	char *mem = map_small(len);
+
+	pattern_fill(mem, len, SEED_A);
+	ASSERT_EQ(0, mprotect(mem + 8 * page, page, PROT_READ));
+	ASSERT_EQ(0, gpu_map_ahead(self->gpu, mem, len, 0));
+	ASSERT_EQ(-EPERM, gpu_map_ahead(self->gpu, mem, len, VSVM_MAP_WRITE));
+	ASSERT_EQ(0, mprotect(mem + 8 * page, page, PROT_NONE));
+	ASSERT_EQ(-EFAULT, gpu_map_ahead(self->gpu, mem, len, 0));
+	ASSERT_EQ(0, munmap(mem + 8 * page, page));
+	ASSERT_EQ(-EFAULT, gpu_map_ahead(self->gpu, mem, len, 0));
+	/* What is there works all the same. */
+	GPU_OK(gpu_check_pattern(self->gpu, mem, 8 * page, SEED_A));
+}
+
+TEST_F(svm, large_span_in_few_segments)
+{
+	struct drm_vsvm_stats before, mapped, after;
+	size_t huge = huge_size(), len = 48 * huge, i;
+	char *mem = map_huge(len);
+
+	ASSERT_NE(NULL, mem);
+	ASSERT_EQ(0, madvise(mem, len, MADV_POPULATE_WRITE));
+	for (i = 0; i < len; i += huge)
+		if (!is_huge(mem + i))
+			SKIP(return, "no 48 huge pages to be had");
+	for (i = 0; i < len; i += huge)
+		pattern_fill(mem + i + huge / 2, 4096, i);
+	STATS(&before);
+	ASSERT_EQ(0, gpu_map_ahead(self->gpu, mem, len, 0));
+	STATS(&mapped);
+	EXPECT_EQ(before.mapped_bytes + len, mapped.mapped_bytes);
+	EXPECT_EQ(before.leaves_2m + len / huge, mapped.leaves_2m);
+	EXPECT_EQ(before.leaves_4k, mapped.leaves_4k);
+	EXPECT_GE(before.segments + len / huge, mapped.segments);
+	for (i = 0; i < len; i += huge)
+		GPU_OK(gpu_check_pattern(self->gpu, mem + i + huge / 2, 4096, i));
+	ASSERT_EQ(0, munmap(mem, len));
+	STATS(&after);
+	EXPECT_EQ(before.mapped_bytes, after.mapped_bytes);
+	EXPECT_EQ(before.segments, after.segments);
+	EXPECT_EQ(before.leaves_2m, after.leaves_2m);
+	EXPECT_NE(mapped.invalidations, after.invalidations);
+	/* The pages are gone for the GPU as well. */
+	GPU_FAILS(VSVM_REASON_UNMAPPED, gpu_fill(self->gpu, mem, 8, 1));
+	STATS(&after);
+	EXPECT_LE(before.collected, after.collected);
+}
+
+TEST_F(svm, hole_stops_one_queue)
+{
+	struct drm_vsvm_queue state = { .queue = 1 };
+	size_t page = page_size();
+	char *mem = map_small(4 * page), byte = 0;
+	struct list list = {}, behind = {};
+	struct drm_vsvm_error error;
+	uint64_t first, second;
+
+	pattern_fill(mem, 2 * page, SEED_A);
+	ASSERT_EQ(0, munmap(mem + 2 * page, page));
+
+	list_fill(&list, mem, 8, 0x1111);
+	list_fill(&list, mem + 2 * page - 8, 24, 0x2222);
+	list_fill(&list, mem + 8, 8, 0x3333);
+	list_fill(&behind, mem + 16, 8, 0x4444);
+	/* Keep the queue from stopping before the second list is in it. */
+	NEED_DEBUG();
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_PREPARE, 200, 0));
+	ASSERT_EQ(0, gpu_submit(self->gpu, 1, &list, NULL, 0, &first));
+	ASSERT_EQ(0, gpu_submit(self->gpu, 1, &behind, NULL, 0, &second));
+	ASSERT_EQ(first + 1, second);
+	GPU_FAILS(VSVM_REASON_UNMAPPED,
+		  gpu_wait(self->gpu, 1, first, NULL, 0, 10000, &error));
+	EXPECT_EQ((uintptr_t)(mem + 2 * page), error.address);
+	EXPECT_EQ(VSVM_ACCESS_WRITE, error.access);
+	EXPECT_EQ(VSVM_REASON_UNMAPPED, error.reason);
+	EXPECT_EQ(first, error.seqno);
+	EXPECT_EQ(1, error.command);
+	EXPECT_EQ(-ECANCELED, gpu_wait(self->gpu, 1, second, NULL, 0, 10000, &error));
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_PREPARE, 0, 0));
+
+	/* What is before it ran, what is behind it did not. */
+	EXPECT_EQ(0x1111, *(uint64_t *)mem);
+	EXPECT_EQ(pattern_word(SEED_A, 8), *(uint64_t *)(mem + 8));
+	EXPECT_EQ(pattern_word(SEED_A, 16), *(uint64_t *)(mem + 16));
+
+	/* It stays stopped and readable; the other queues run. */
+	EXPECT_EQ(-ECANCELED, gpu_submit(self->gpu, 1, &behind, NULL, 0, &second));
+	GPU_OK(gpu_read_on(self->gpu, 0, mem, &byte, 1));
+	GPU_OK(gpu_read_on(self->gpu, 2, mem, &byte, 1));
+	ASSERT_EQ(0, gpu_ioctl(self->gpu, DRM_IOCTL_VSVM_QUEUE, &state));
+	EXPECT_EQ(1, state.stopped);
+	EXPECT_EQ((uintptr_t)(mem + 2 * page), state.error.address);
+	EXPECT_EQ(VSVM_REASON_UNMAPPED, state.error.reason);
+
+	/* Until it is restarted. */
+	ASSERT_EQ(0, gpu_reset(self->gpu, 1));
+	memset(&state, 0, sizeof(state));
+	state.queue = 1;
+	ASSERT_EQ(0, gpu_ioctl(self->gpu, DRM_IOCTL_VSVM_QUEUE, &state));
+	EXPECT_EQ(0, state.stopped);
+	EXPECT_EQ(VSVM_REASON_NONE, state.error.reason);
+	GPU_OK(gpu_read_on(self->gpu, 1, mem, &byte, 1));
+}
+
+TEST_F(svm, permissions)
+{
+	size_t page = page_size();
+	char *mem = map_small(2 * page);
+	struct drm_vsvm_error error;
+	struct list list = {};
+
+	pattern_fill(mem, page, SEED_A);
+	ASSERT_EQ(0, mprotect(mem, page, PROT_READ));
+	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
+	list_fill(&list, mem + 16, 8, 0);
+	GPU_FAILS(VSVM_REASON_ACCESS, gpu_run(self->gpu, 0, &list, NULL, 0, &error));
+	EXPECT_EQ((uintptr_t)(mem + 16) & ~(page - 1), error.address & ~(page - 1));
+	EXPECT_EQ(VSVM_ACCESS_WRITE, error.access);
+	ASSERT_EQ(-1, pattern_check(mem, page, SEED_A));
+
+	/* Read-only mapped by a read is not enough for a write after the protection is lifted. */
+	ASSERT_EQ(0, mprotect(mem, page, RW));
+	GPU_OK(gpu_write_pattern(self->gpu, mem, page, SEED_B));
+	ASSERT_EQ(-1, pattern_check(mem, page, SEED_B));
+
+	ASSERT_EQ(0, mprotect(mem, page, PROT_NONE));
+	GPU_FAILS(VSVM_REASON_INACCESSIBLE, gpu_check_pattern(self->gpu, mem, page, SEED_B));
+	GPU_FAILS(VSVM_REASON_INACCESSIBLE, gpu_fill(self->gpu, mem, 8, 1));
+	ASSERT_EQ(0, mprotect(mem, page, PROT_READ));
+	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_B));
+}
+
+TEST_F(svm, same_address_new_memory)
+{
+	size_t len = 32 * page_size();
+	char *mem = map_small(len);
+	unsigned int i;
+
+	for (i = 0; i < 20; i++) {
+		/* The first half of a range stays, the second is replaced. */
+		char *half = mem + len / 2;
+
+		pattern_fill(mem, len, i);
+		GPU_OK(gpu_check_pattern(self->gpu, mem, len, i));
+		ASSERT_EQ(half, mmap(half, len / 2, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+				     -1, 0));
+		pattern_fill(half, len / 2, ~i);
+		GPU_OK(gpu_check_pattern(self->gpu, half, len / 2, ~i));
+		GPU_OK(gpu_check_pattern(self->gpu, mem, len / 2, i));
+	}
+}
+
+TEST_F(svm, two_address_spaces_of_one_process)
+{
+	size_t len = 8 * page_size();
+	char *mem = map_small(len);
+	int other = gpu_open(0);
+	struct drm_vsvm_stats stats;
+
+	ASSERT_LE(0, other);
+	pattern_fill(mem, len, SEED_A);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
+	GPU_OK(gpu_write_pattern(other, mem, len, SEED_B));
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_B));
+	ASSERT_EQ(0, mprotect(mem, len, PROT_READ));
+	GPU_FAILS(VSVM_REASON_ACCESS, gpu_fill(self->gpu, mem, 8, 1));
+	GPU_FAILS(VSVM_REASON_ACCESS, gpu_fill(other, mem, 8, 1));
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_B));
+	ASSERT_EQ(0, gpu_stats(other, &stats));
+	EXPECT_EQ(0, stats.stale_uses);
+	/* The end of one does not disturb the other. */
+	ASSERT_EQ(0, close(other));
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_B));
+}
+
+TEST_F(svm, two_devices_share_memory)
+{
+	size_t len = 8 * page_size();
+	char *mem = map_small(len);
+	int other = gpu_open(1);
+	struct drm_vsvm_stats stats;
+
+	if (other == -ENODEV)
+		SKIP(GPU_OK(gpu_fill(self->gpu, mem, 8, 1)); return, "only one device");
+	ASSERT_LE(0, other);
+	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED_A));
+	GPU_OK(gpu_check_pattern(other, mem, len, SEED_A));
+	GPU_OK(gpu_write_pattern(other, mem, len, SEED_B));
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_B));
+	ASSERT_EQ(0, gpu_stats(other, &stats));
+	EXPECT_EQ(0, stats.stale_uses);
+	EXPECT_EQ(0, stats.bus_errors);
+	EXPECT_EQ(len, stats.bytes_read);
+	EXPECT_EQ(len, stats.bytes_written);
+	close(other);
+}
+
+/* The tests are worth what their oracle is worth: a driver that forgets a flush must be caught. */
+TEST_F(svm, oracle_notices_a_missing_flush)
+{
+	struct drm_vsvm_stats before, after;
+	size_t page = page_size();
+	char *mem = map_small(page);
+	unsigned int i;
+
+	NEED_DEBUG();
+	self->allow_stale = true;
+	pattern_fill(mem, page, SEED_A);
+	STATS(&before);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_FLUSH, VSVM_POINT_FLUSH, 1, 0));
+	ASSERT_EQ(0, madvise(mem, page, MADV_DONTNEED));
+	for (i = 0; i < 3; i++)
+		gpu_check_pattern(self->gpu, mem, page, SEED_A);
+	STATS(&after);
+	EXPECT_EQ(0, before.stale_uses);
+	EXPECT_LT(0, after.stale_uses);
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_FLUSH, VSVM_POINT_FLUSH, 0, 0));
+}
+
+TEST_HARNESS_MAIN

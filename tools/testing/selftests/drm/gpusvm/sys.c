@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+void sleep_ms(unsigned int ms)
+{
+	struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1000000L };
+
+	while (nanosleep(&ts, &ts) && errno == EINTR)
+		;
+}
+
+size_t page_size(void)
+{
+	static size_t size;
+
+	if (!size)
+		size = sysconf(_SC_PAGESIZE);
+	return size;
+}
+
+size_t huge_size(void)
+{
+	static size_t size;
+	char text[32];
+
+	if (!size && read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
+			       text, sizeof(text)) > 0)
+		size = strtoul(text, NULL, 10);
+	return size;
+}
+
+int write_text(const char *path, const char *fmt, ...)
+{
+	char text[256];
+	va_list args;
+	int fd, len, ret = 0;
+
+	va_start(args, fmt);
+	len = vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	if (len < 0 || (size_t)len >= sizeof(text))
+		return -EINVAL;
+
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, len) != len)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+ssize_t read_text(const char *path, char *buf, size_t size)
+{
+	ssize_t n, len = 0;
+	int fd;
+
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	while ((size_t)len < size - 1) {
+		n = read(fd, buf + len, size - 1 - len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		len += n;
+	}
+	buf[len] = '\0';
+	close(fd);
+	return len;
+}
+
+long long read_key(const char *path, const char *key)
+{
+	size_t keylen = strlen(key);
+	char line[256];
+	long long value = -1;
+	FILE *f;
+
+	f = fopen(path, "re");
+	if (!f)
+		return -1;
+	while (fgets(line, sizeof(line), f)) {
+		if (strncmp(line, key, keylen))
+			continue;
+		if (line[keylen] != ' ' && line[keylen] != ':' && line[keylen] != '\t')
+			continue;
+		value = strtoll(line + keylen + 1, NULL, 10);
+		break;
+	}
+	fclose(f);
+	return value;
+}
+
+bool path_exists(const char *path)
+{
+	return !access(path, F_OK);
+}
+
+void kmsg(const char *fmt, ...)
+{
+	char text[256];
+	va_list args;
+	int len;
+
+	va_start(args, fmt);
+	len = vsnprintf(text, sizeof(text) - 1, fmt, args);
+	va_end(args);
+	if (len <= 0 || (size_t)len >= sizeof(text) - 1)
+		return;
+	write_text("/dev/kmsg", "%s\n", text);
+}
+
+int cpu_count(void)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set))
+		return 1;
+	return CPU_COUNT(&set);
+}
+
+int wait_child(pid_t pid, unsigned int ms)
+{
+	uint64_t end = now_ms() + ms;
+	int status;
+	pid_t got;
+
+	for (;;) {
+		got = waitpid(pid, &status, WNOHANG);
+		if (got == pid)
+			return status;
+		if (got < 0 && errno != EINTR)
+			return -errno;
+		if (now_ms() >= end)
+			return -ETIME;
+		sleep_ms(2);
+	}
+}
