@@ -49,6 +49,9 @@ mod valid;
 mod vma;
 mod window;
 
+#[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+mod tests;
+
 use core::ptr::NonNull;
 
 use kernel::{
