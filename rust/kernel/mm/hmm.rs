@@ -153,7 +153,8 @@ pub struct Request {
 /// - `EPERM`: a page was asked for writing and is in a VMA that does not allow it;
 /// - `EHWPOISON`: a page that was asked for has a hardware memory error;
 /// - `ENOMEM`: out of memory in a fault;
-/// - `EBUSY`: `timeout` has passed, or what was asked for was taken away again several times;
+/// - `EBUSY`: `timeout` has passed while invalidations collided with the walk;
+/// - `EAGAIN`: what was asked for was taken away again several times before the walk ended;
 /// - `EINTR`: a fatal signal is pending.
 pub fn walk<'w, T: Invalidate>(
     notifier: &IntervalNotifier<T>,

@@ -242,7 +242,7 @@ unsafe fn passes(
         }
     }
 
-    Err(EBUSY)
+    Err(EAGAIN)
 }
 
 /// Finds out whether a page with a hardware memory error is the reason for `error`.
@@ -287,7 +287,9 @@ unsafe fn explain(
         .zip(pfns.iter())
         .filter(|(_, &raw)| !Pfn::from_raw(raw).valid());
 
-    let mut flags = bindings::FOLL_HWPOISON;
+    // Not waiting: neither for a disk nor for user space, which a fault with the mmap lock held could
+    // not do anyway. A page with a hardware error needs no waiting.
+    let mut flags = bindings::FOLL_HWPOISON | bindings::FOLL_NOWAIT;
     if access == Access::Write {
         flags |= bindings::FOLL_WRITE;
     }
