@@ -7,7 +7,10 @@
 //! the one it meets first. `xe_svm_garbage_collector()` in
 //! [`drivers/gpu/drm/xe/xe_svm.c`](srctree/drivers/gpu/drm/xe/xe_svm.c) is a driver's version of it.
 
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ops, //
+};
 
 use kernel::{
     bindings,
@@ -20,7 +23,10 @@ use kernel::{
 };
 
 use super::{
-    range::Range,
+    range::{
+        FaultGuard,
+        Range, //
+    },
     stats::{
         add,
         sub, //
@@ -123,25 +129,45 @@ impl<T: Driver> GpuSvm<T> {
     /// Removes the ranges whose memory was unmapped, and windows without ranges. Sleeps.
     fn collect(&self) {
         self.for_each_window(|window| {
+            if !window.read().is_marked() {
+                return;
+            }
             let marked = window.write().take_unmapped();
-
             let Some(marked) = marked else { return };
-            self.for_each_range(window, |range| {
-                if range.is_unmapped() && super::span::overlap(&range.span(), &marked) {
-                    self.retire(window, range);
+
+            self.for_each_range_in(window, &marked, |range| {
+                if range.is_unmapped() && !self.try_retire(window, range) {
+                    // A fault works on it, and may wait for user space: it removes the range itself,
+                    // or the collector does the next time.
+                    window.write().mark(&range.span());
                 }
             });
-            if window.write().close_if_empty() {
-                self.forget_window(window);
-            }
+            self.forget_if_empty(window);
         });
+    }
+
+    /// Removes one range, unless a fault works on it. Sleeps.
+    fn try_retire(&self, window: &Notifier<T>, range: &Arc<Range<T>>) -> bool {
+        let Some(state) = range.fault_state().try_lock() else {
+            return false;
+        };
+
+        self.retire_locked(window, range, state);
+        true
     }
 
     /// Removes one range: what is left of it is taken from the device first, and its IOVA space is
     /// given back. Sleeps.
     pub(super) fn retire(&self, window: &Notifier<T>, range: &Arc<Range<T>>) {
-        let mut state = range.fault_state().lock();
+        self.retire_locked(window, range, range.fault_state().lock());
+    }
 
+    fn retire_locked(
+        &self,
+        window: &Notifier<T>,
+        range: &Arc<Range<T>>,
+        mut state: FaultGuard<'_>,
+    ) {
         if state.removed {
             return;
         }
@@ -169,12 +195,24 @@ impl<T: Driver> GpuSvm<T> {
     }
 
     /// Calls `f` for each range of a window. `f` may remove its range. Sleeps if `f` does.
-    pub(super) fn for_each_range(&self, window: &Notifier<T>, mut f: impl FnMut(&Arc<Range<T>>)) {
-        let mut from = window.span().start;
+    pub(super) fn for_each_range(&self, window: &Notifier<T>, f: impl FnMut(&Arc<Range<T>>)) {
+        self.for_each_range_in(window, &window.span(), f);
+    }
 
-        loop {
+    /// Calls `f` for each range of a window that overlaps `span`, as [`Self::for_each_range`].
+    fn for_each_range_in(
+        &self,
+        window: &Notifier<T>,
+        span: &ops::Range<usize>,
+        mut f: impl FnMut(&Arc<Range<T>>),
+    ) {
+        let mut from = span.start;
+
+        while from < span.end {
             let next = window.read().first_after(from).cloned();
-            let Some(range) = next else { return };
+            let Some(range) = next.filter(|range| range.span().start < span.end) else {
+                return;
+            };
 
             from = range.span().end;
             f(&range);

@@ -19,6 +19,9 @@ use super::ValidPages;
 /// [`wait`] must never be held around an allocation that can reclaim memory, a user access, or a
 /// call into the library.
 ///
+/// [`commit`] and [`stop`] are called only while the device is bound. The others may also be called
+/// while it is being unbound, or after: they must not assume that it is there.
+///
 /// The counterpart in C is `struct drm_gpusvm_ops` in
 /// [`include/drm/drm_gpusvm.h`](srctree/include/drm/drm_gpusvm.h).
 ///
@@ -26,8 +29,8 @@ use super::ValidPages;
 /// [`stop`]: Driver::stop
 /// [`wait`]: Driver::wait
 pub trait Driver: Sized + Send + Sync + 'static {
-    /// Sizes in bytes of the ranges that faults create: powers of two, descending, the last one
-    /// `PAGE_SIZE` or less. Sizes below `PAGE_SIZE` are not used.
+    /// Sizes in bytes of the ranges that faults create: powers of two, none larger than the one
+    /// before, the last one `PAGE_SIZE` or less. Sizes below `PAGE_SIZE` count as `PAGE_SIZE`.
     const CHUNK_SIZES: &'static [usize] = &[SZ_2M, SZ_64K, PAGE_SIZE];
 
     /// Size and alignment in bytes of the windows that are followed by one interval notifier and
@@ -52,7 +55,13 @@ pub trait Driver: Sized + Send + Sync + 'static {
     ///
     /// Called with the notifier lock held for reading, in parallel for different spans: must not
     /// allocate. An address read from `pages` is valid until this returns and until the next
-    /// [`stop`](Driver::stop) of its span. An error unmaps the span again and ends the fault.
+    /// [`stop`](Driver::stop) of its span. An error unmaps the span again.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` (a table is missing, say) has the fault tried again from [`prepare`](Driver::prepare)
+    /// on; `EINTR` ends it with [`FaultError::Killed`](super::FaultError), `ENODEV` and `ENXIO` with
+    /// `Gone`, and all others with `NoMemory`. So it is with `prepare`.
     fn commit(&self, pages: &ValidPages<'_>) -> Result;
 
     /// Zaps the leaf entries of `span` and submits the TLB flush, without waiting for it.
@@ -66,7 +75,8 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// returned before this call, and until no access through the old translations is in flight.
     ///
     /// Called without the notifier lock, possibly from memory reclaim: see `stop`. After it, the
-    /// library unmaps the pages from the device.
+    /// library unmaps the pages from the device. It must not depend on a thread that is in
+    /// [`GpuSvm::fault`](super::GpuSvm::fault): that one may wait for this invalidation to end.
     fn wait(&self);
 
     /// Tells that `span` has left the mirror, so that its page tables can be freed.

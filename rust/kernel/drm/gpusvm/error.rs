@@ -38,8 +38,7 @@ pub enum FaultError {
     NoMemory,
     /// The deadline passed while invalidations kept winning (`ETIME`).
     Timeout,
-    /// The calling task is being killed, or a signal interrupted the creation of the first notifier
-    /// of the address space (`EINTR`).
+    /// The calling task is being killed (`EINTR`).
     Killed,
     /// The page has a hardware memory error (`EHWPOISON`).
     Poisoned,

@@ -6,6 +6,7 @@ use core::ops;
 
 use kernel::{
     bindings,
+    io::PhysAddr,
     mm::{
         hmm::{
             self,
@@ -34,7 +35,11 @@ use kernel::{
 };
 
 use super::{
-    pages,
+    pages::{
+        self,
+        covered_by,
+        Segments, //
+    },
     range::{
         FaultState,
         Range, //
@@ -49,7 +54,10 @@ use super::{
     },
     stats::add,
     trace,
-    vma::Vma,
+    vma::{
+        for_each_mirrored,
+        Vma, //
+    },
     window::{
         unmap_span,
         Notifier, //
@@ -63,8 +71,11 @@ use super::{
 /// (`HMM_RANGE_DEFAULT_TIMEOUT`).
 const DEFAULT_TIMEOUT_MS: u32 = bindings::HMM_RANGE_DEFAULT_TIMEOUT;
 
-/// Lost races after which a fault gives up, deadline or not.
+/// Lost races after which a fault without a deadline gives up.
 const MAX_RETRIES: u32 = 4096;
+
+/// Lost races after which a fault begins to get out of the way of those who win them.
+const EAGER_RETRIES: u32 = 64;
 
 /// Failed DMA mappings after which a fault gives up; the wait between them doubles from 1 ms.
 const MAX_DMA_FAILURES: u32 = 6;
@@ -80,14 +91,17 @@ const MAX_PROBE_MISSES: u32 = 2;
 /// How a fault is to be handled.
 #[derive(Copy, Clone, Debug)]
 pub struct FaultOptions {
-    /// How long to fight invalidations, in jiffies: `None` for the default of one second, 0 for no
-    /// deadline. Time in which the fault makes progress (waiting for a page from disk, or from
-    /// user space by userfaultfd) does not count.
+    /// How long to fight invalidations for one block, in jiffies: `None` for the default of one
+    /// second, 0 for no deadline but a bounded number of lost races. The clock starts anew whenever a
+    /// walk ends, so that waiting for a page from disk, or from user space by userfaultfd, does not
+    /// count.
     pub timeout: Option<Jiffies>,
     /// Give up when the current task is being killed.
     pub killable: bool,
-    /// Also map memory near the span, as far as the range goes, where that has no side effects. For
-    /// faults of the hardware; the answer to an explicit request is exact without it.
+    /// Also map memory near the span, as far as the range and the VMA go. It is populated, and copied
+    /// where the process would copy on write, as if the process had made the same access there; but
+    /// neither is a file written to, nor does user space get faults to handle. For faults of the
+    /// hardware. What is there already is mapped either way.
     pub around: bool,
 }
 
@@ -143,7 +157,8 @@ impl From<FaultError> for Stop {
 /// What is left of a fault's patience.
 struct Budget {
     start: Instant<Monotonic>,
-    timeout: Jiffies,
+    /// `None` for no deadline.
+    timeout: Option<Delta>,
     retries: u32,
     dma_failures: u32,
     walk_faults: u32,
@@ -151,32 +166,49 @@ struct Budget {
 
 impl Budget {
     fn new(options: &FaultOptions) -> Self {
+        let jiffies = options
+            .timeout
+            .unwrap_or_else(|| msecs_to_jiffies(DEFAULT_TIMEOUT_MS));
+        let ms = (jiffies as u64).saturating_mul(1000) / u64::from(bindings::HZ);
+
         Self {
             start: Instant::now(),
-            timeout: options
-                .timeout
-                .unwrap_or_else(|| msecs_to_jiffies(DEFAULT_TIMEOUT_MS)),
+            timeout: (jiffies != 0)
+                .then(|| Delta::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
             retries: 0,
             dma_failures: 0,
             walk_faults: 0,
         }
     }
 
-    fn retry(&mut self) -> Result<(), FaultError> {
-        self.retries += 1;
-        if self.retries > MAX_RETRIES {
-            return Err(FaultError::Retry);
-        }
-        // Asking for the time is cheaper than a walk, but most races are won the second time.
-        if self.timeout != 0 && self.retries % 8 == 0 {
-            // CAST: A timeout of more than half of the range means no deadline in practice.
-            let timeout = Delta::from_millis(
-                (self.timeout as u64).saturating_mul(1000 / u64::from(bindings::HZ)) as i64,
-            );
+    /// What is left of it for a walk, in jiffies; 0 for no limit.
+    fn left(&self) -> Jiffies {
+        let Some(timeout) = self.timeout else {
+            return 0;
+        };
+        let ms = timeout
+            .as_millis()
+            .saturating_sub(self.start.elapsed().as_millis())
+            .clamp(1, i64::from(i32::MAX));
 
-            if self.start.elapsed() > timeout {
-                return Err(FaultError::Timeout);
-            }
+        // CAST: It was clamped to what fits.
+        msecs_to_jiffies(ms as u32).max(1)
+    }
+
+    /// The fault got somewhere.
+    fn progress(&mut self) {
+        self.start = Instant::now();
+    }
+
+    fn retry(&mut self) -> Result<(), FaultError> {
+        self.retries = self.retries.saturating_add(1);
+        match self.timeout {
+            Some(timeout) if self.start.elapsed() > timeout => return Err(FaultError::Timeout),
+            None if self.retries > MAX_RETRIES => return Err(FaultError::Retry),
+            _ => {}
+        }
+        if self.retries > EAGER_RETRIES {
+            fsleep(Delta::from_micros(100));
         }
         Ok(())
     }
@@ -212,6 +244,15 @@ struct Target<'a, T: Driver> {
     around: Option<(ops::Range<usize>, Access)>,
 }
 
+impl<T: Driver> Target<'_, T> {
+    /// Whether more is asked for than must be mapped.
+    fn asks_more(&self) -> bool {
+        self.around
+            .as_ref()
+            .is_some_and(|(around, _)| !contains(&self.asked, around))
+    }
+}
+
 impl<T: Driver> GpuSvm<T> {
     /// Makes `span` accessible to the device. Sleeps.
     ///
@@ -220,13 +261,16 @@ impl<T: Driver> GpuSvm<T> {
     /// lock held that [`Driver`] methods or the core mm take.
     ///
     /// When it returns, all of `span` was mapped with the permission for `access` at some moment
-    /// during the call, page by page; an invalidation may have taken parts of it away again, and the
-    /// device will fault there. It ends: races are retried until the deadline, and a bounded number
+    /// during the call, block by block; an invalidation may have taken parts of it away again, and the
+    /// device will fault there. It ends: races are retried until the deadline, or a bounded number
     /// of times.
+    ///
+    /// It may drop the last reference to the address space's memory, whose end then calls
+    /// [`Driver::stop`] and [`Driver::wait`] from here.
     ///
     /// # Errors
     ///
-    /// See [`FaultError`]; what was mapped before the address that failed stays mapped.
+    /// See [`FaultError`]; blocks that were mapped before the one that failed stay mapped.
     pub fn fault(
         &self,
         span: ops::Range<usize>,
@@ -325,24 +369,51 @@ impl<T: Driver> GpuSvm<T> {
             if options.killable && is_being_killed() {
                 return Err(FaultError::Killed);
             }
-            match self.try_step(&want, access, mm, around, &budget, done) {
+            if self.is_detached() {
+                return Err(FaultError::Gone);
+            }
+            match self.try_step(&want, access, mm, around, &mut budget, done) {
                 Ok(reached) => return Ok(reached),
-                Err(Stop::Fail(err)) => return Err(err),
-                Err(Stop::Narrow) => around = false,
+                Err(Stop::Fail(err)) => {
+                    self.tidy(want.start, err);
+                    return Err(err);
+                }
+                Err(Stop::Narrow) => {
+                    around = false;
+                    budget.progress();
+                }
                 Err(Stop::Again) => {
-                    done.retries += 1;
+                    done.retries = done.retries.saturating_add(1);
                     budget.retry()?;
                 }
                 Err(Stop::Dma) => {
-                    done.retries += 1;
+                    done.retries = done.retries.saturating_add(1);
                     budget.dma_failure()?;
                 }
                 Err(Stop::WalkFault) => {
-                    done.retries += 1;
+                    done.retries = done.retries.saturating_add(1);
                     budget.walk_fault()?;
                 }
             }
         }
+    }
+
+    /// Takes away what a fault at `addr` left behind that failed with `err`.
+    fn tidy(&self, addr: usize, err: FaultError) {
+        let Some(window) = self.find_window(addr) else {
+            return;
+        };
+
+        if err == FaultError::Unmapped {
+            // Nothing says that the memory of a range is gone if it went while the range was made, or
+            // if it is in huge pages of hugetlbfs that were moved.
+            let stale = window.read().find(addr).cloned();
+
+            if let Some(range) = stale {
+                self.retire(&window, &range);
+            }
+        }
+        self.forget_if_empty(&window);
     }
 
     fn try_step(
@@ -351,13 +422,15 @@ impl<T: Driver> GpuSvm<T> {
         access: Access,
         mm: &MmWithUser,
         around: bool,
-        budget: &Budget,
+        budget: &mut Budget,
         done: &mut FaultDone,
     ) -> Result<usize, Stop> {
+        let vma = Vma::lookup(mm, want.start, access)?;
+
         // Declared before everything that borrows them: the last reference to a window removes its
         // notifier, which no lock may be held for.
         let window: Arc<Notifier<T>> = self.window(want.start, mm)?;
-        let Some(range) = self.range(&window, want.start, access, mm)? else {
+        let Some(range) = self.range(&window, want.start, &vma)? else {
             return Err(Stop::Again);
         };
 
@@ -371,7 +444,6 @@ impl<T: Driver> GpuSvm<T> {
             return Err(Stop::Again);
         }
 
-        let vma = Vma::lookup(mm, want.start, access)?;
         let block = range.block_span(want.start);
         let target = Target {
             window: &window,
@@ -387,14 +459,15 @@ impl<T: Driver> GpuSvm<T> {
         }
         self.driver
             .prepare(target.block.clone())
-            .map_err(|_| FaultError::NoMemory)?;
+            .map_err(driver_error)?;
 
-        let seq = self
+        let (seq, staged) = self
             .scratch
             .with(|scratch| self.walk(&target, mm, &mut state, scratch, budget, done))
             .map_err(|_| FaultError::NoMemory)??;
+        budget.progress();
         self.driver.walked(target.block.clone());
-        self.commit(&target, &mut state, seq)?;
+        self.commit(&target, &state, seq, staged)?;
         Ok(target.asked.end)
     }
 
@@ -419,7 +492,7 @@ impl<T: Driver> GpuSvm<T> {
         Ok(false)
     }
 
-    /// Finds out what memory the process has in the block, and leaves it in `state.staged`.
+    /// Finds out what memory the process has in the block.
     fn walk(
         &self,
         target: &Target<'_, T>,
@@ -428,10 +501,10 @@ impl<T: Driver> GpuSvm<T> {
         scratch: &mut hmm::Window,
         budget: &Budget,
         done: &mut FaultDone,
-    ) -> Result<Seq, Stop> {
+    ) -> Result<(Seq, Segments), Stop> {
         if self.may_be_huge(target, state) {
-            if let Some(seq) = self.probe(target, mm, state, scratch, budget, done)? {
-                return Ok(seq);
+            if let Some(found) = self.probe(target, mm, state, scratch, budget, done)? {
+                return Ok(found);
             }
         }
 
@@ -440,31 +513,24 @@ impl<T: Driver> GpuSvm<T> {
             around: target.around.clone(),
             owner: None,
         };
-        done.walks += 1;
+        done.walks = done.walks.saturating_add(1);
         let walked = hmm::walk(
             target.window,
             mm,
             target.block.clone(),
             &request,
             scratch,
-            budget.timeout,
+            budget.left(),
         )
         .map_err(|err| self.classify(err, target, mm))?;
 
-        state.staged.clear();
-        state
-            .staged
-            .reserve(walked.segments().count(), GFP_KERNEL)
-            .map_err(|_| FaultError::NoMemory)?;
-        for seg in walked.segments() {
-            stage(target, state, &seg)?;
-        }
-        if let [only] = state.staged[..] {
+        let staged = stage(target, mm, || walked.segments())?;
+        if let [only] = staged.as_slice() {
             if only.len() == BLOCK_SIZE {
                 state.probe_misses = 0;
             }
         }
-        Ok(walked.seq())
+        Ok((walked.seq(), staged))
     }
 
     /// Whether one entry of the CPU page table may map the whole block, and it is asked for anyway.
@@ -487,7 +553,7 @@ impl<T: Driver> GpuSvm<T> {
         scratch: &mut hmm::Window,
         budget: &Budget,
         done: &mut FaultDone,
-    ) -> Result<Option<Seq>, Stop> {
+    ) -> Result<Option<(Seq, Segments)>, Stop> {
         let first = target.block.start;
         let request = Request {
             // OVERFLOW: The block is larger than a page.
@@ -496,23 +562,19 @@ impl<T: Driver> GpuSvm<T> {
             owner: None,
         };
 
-        done.walks += 1;
+        done.walks = done.walks.saturating_add(1);
         // An error is found again by the walk, which knows what is asked for.
         if let Ok(Some((seq, seg))) =
-            hmm::probe(target.window, mm, first, &request, scratch, budget.timeout)
+            hmm::probe(target.window, mm, first, &request, scratch, budget.left())
         {
             if contains(&seg.va, &target.block) {
-                state.staged.clear();
-                state
-                    .staged
-                    .reserve(1, GFP_KERNEL)
-                    .map_err(|_| FaultError::NoMemory)?;
-                stage(target, state, &seg)?;
+                let staged = stage(target, mm, || core::iter::once(seg.clone()))?;
+
                 state.probe_misses = 0;
-                return Ok(Some(seq));
+                return Ok(Some((seq, staged)));
             }
         }
-        state.probe_misses += 1;
+        state.probe_misses = state.probe_misses.saturating_add(1);
         Ok(None)
     }
 
@@ -521,19 +583,19 @@ impl<T: Driver> GpuSvm<T> {
         if err == EINTR {
             return FaultError::Killed.into();
         }
-        if err == EBUSY {
-            return FaultError::Timeout.into();
-        }
-        // Something that was not asked for may be the cause: a poisoned neighbour, a guard region.
-        let asked_more = target
-            .around
-            .as_ref()
-            .is_some_and(|(around, _)| !contains(&target.asked, around));
-        if asked_more {
-            return Stop::Narrow;
+        if err == EAGAIN {
+            return Stop::Again;
         }
         if err == EHWPOISON {
+            // This one is about what must be mapped.
             return FaultError::Poisoned.into();
+        }
+        // Something that was not asked for may be the cause: a poisoned neighbour, a guard region.
+        if target.asks_more() {
+            return Stop::Narrow;
+        }
+        if err == EBUSY {
+            return FaultError::Timeout.into();
         }
         if err == ENOMEM {
             return FaultError::NoMemory.into();
@@ -545,7 +607,15 @@ impl<T: Driver> GpuSvm<T> {
     }
 
     /// Maps what was walked for the device, and has the driver write its page table.
-    fn commit(&self, target: &Target<'_, T>, state: &mut FaultState, seq: Seq) -> Result<(), Stop> {
+    fn commit(
+        &self,
+        target: &Target<'_, T>,
+        state: &FaultState,
+        seq: Seq,
+        mut staged: Segments,
+    ) -> Result<(), Stop> {
+        // OVERFLOW: The number of segments and their sum are limited by the size of the block.
+        let (segments, bytes) = (staged.as_slice().len() as u64, staged.bytes() as u64);
         let lock = target.window.read();
 
         if lock.retry(seq) || target.range.is_unmapped() {
@@ -554,18 +624,21 @@ impl<T: Driver> GpuSvm<T> {
         if self.is_detached() {
             return Err(FaultError::Gone.into());
         }
-        let segments = state.staged.len() as u64;
-        let bytes: u64 = state.staged.iter().map(|seg| seg.len() as u64).sum();
-        let mut staged = core::mem::take(&mut state.staged);
         // SAFETY: `state` is this range's: `try_step` locked it. The mirror is not detached, and
         // `detach` takes the notifier lock for writing after it says so, so the device stays bound
         // as long as `lock` is held.
         let Some(mut pages) = (unsafe { target.range.filling(&lock, state) }) else {
             return Err(Stop::Again);
         };
+
         pages
             .publish(target.block.start, &mut staged)
-            .map_err(|err| if err == EBUSY { Stop::Again } else { Stop::Dma })?;
+            .map_err(|err| match err {
+                e if e == EBUSY => Stop::Again,
+                // No memory for IOMMU page tables, or no IOVA: both may pass.
+                e if e == ENOMEM => Stop::Dma,
+                _ => FaultError::Dma.into(),
+            })?;
         add(&self.counters.segments, segments);
         add(&self.counters.mapped_bytes, bytes);
         add(&self.counters.mapped_bytes_total, bytes);
@@ -575,44 +648,69 @@ impl<T: Driver> GpuSvm<T> {
             .driver
             .commit(&pages.shared().valid(target.block.clone()));
         drop(lock);
-        state.staged = staged;
-        if committed.is_err() {
+        committed.map_err(|err| {
             unmap_span(self, target.window, &target.block);
-            return Err(FaultError::NoMemory.into());
-        }
-        Ok(())
+            driver_error(err)
+        })
     }
 }
 
-/// Adds a segment of a walk to the block that is being filled.
-fn stage<T: Driver>(
+/// What an error of the driver means.
+fn driver_error(err: Error) -> Stop {
+    match err {
+        e if e == EAGAIN => Stop::Again,
+        e if e == EINTR => FaultError::Killed.into(),
+        e if e == ENODEV || e == ENXIO => FaultError::Gone.into(),
+        _ => FaultError::NoMemory.into(),
+    }
+}
+
+/// Makes the block out of `walked`. May sleep.
+///
+/// Only what is in VMAs that a device may see gets in.
+fn stage<T: Driver, I: Iterator<Item = hmm::Segment>>(
     target: &Target<'_, T>,
-    state: &mut FaultState,
-    seg: &hmm::Segment,
-) -> Result<(), Stop> {
-    let va = intersect(&seg.va, &target.block);
+    mm: &MmWithUser,
+    walked: impl Fn() -> I,
+) -> Result<Segments, Stop> {
+    let start = block_start(target.block.start);
+    let mut staged = Segments::new();
 
-    if !matches!(seg.kind, Kind::System) {
-        if overlap(&va, &target.asked) {
-            return Err(FaultError::Conflict.into());
+    for_each_mirrored(mm, &target.block, |part| {
+        for seg in walked() {
+            let va = intersect(&seg.va, &part);
+
+            if va.is_empty() {
+                continue;
+            }
+            if !matches!(seg.kind, Kind::System) {
+                if overlap(&va, &target.asked) {
+                    return Err(FaultError::Conflict);
+                }
+                continue;
+            }
+            // OVERFLOW: `va` lies in the segment and in the block.
+            let phys = seg.phys + (va.start - seg.va.start) as PhysAddr;
+
+            staged
+                .push(pages::Segment::new(
+                    va.start - start,
+                    phys,
+                    va.end - va.start,
+                    seg.write,
+                ))
+                .map_err(|_| FaultError::NoMemory)?;
         }
-        return Ok(());
-    }
-    if va.is_empty() {
-        return Ok(());
-    }
-    // OVERFLOW: `va` lies in the segment and in the block.
-    let staged = pages::Segment::new(
-        va.start - block_start(target.block.start),
-        seg.phys + (va.start - seg.va.start) as kernel::io::PhysAddr,
-        va.end - va.start,
-        seg.write,
-    );
+        Ok(())
+    })?;
 
-    state
-        .staged
-        .push(staged, GFP_KERNEL)
-        .map_err(|_| FaultError::NoMemory.into())
+    // Without this check, a fault could succeed without its page being mapped, over and over.
+    let reached = covered_by(staged.as_slice(), start, target.asked.start, target.access);
+    if reached < target.asked.end {
+        return Err(Stop::WalkFault);
+    }
+    staged.shrink().map_err(|_| FaultError::NoMemory)?;
+    Ok(staged)
 }
 
 /// Whether the current task is being killed.

@@ -5,10 +5,7 @@
 use core::ops;
 
 use kernel::{
-    mm::{
-        hmm::Access,
-        MmWithUser, //
-    },
+    mm::MmWithUser,
     prelude::*,
     rbtree::RBTreeNode,
     static_lock_class,
@@ -22,7 +19,10 @@ use super::{
         choose_chunk,
         intersect, //
     },
-    stats::add,
+    stats::{
+        add,
+        sub, //
+    },
     vma::Vma,
     window::{
         insert_range,
@@ -73,7 +73,7 @@ impl<T: Driver> GpuSvm<T> {
         )
         .map_err(|err| {
             if err == EINTR {
-                // The first notifier of an address space gives up for any pending signal.
+                // Only the first notifier of an address space can fail so, see `prepare_mm`.
                 FaultError::Killed
             } else {
                 FaultError::NoMemory
@@ -127,19 +127,29 @@ impl<T: Driver> GpuSvm<T> {
         drop(node);
     }
 
+    /// Takes a window out of the lookup if nothing is in it. Sleeps.
+    ///
+    /// Also for one that was made in vain, or each address that is asked for would leave one behind.
+    pub(super) fn forget_if_empty(&self, window: &Arc<Notifier<T>>) {
+        if window.read().is_empty() && window.write().close_if_empty() {
+            self.forget_window(window);
+        }
+    }
+
     /// The range that contains `addr`, a new one if need be; `None` if another thread interfered.
     ///
-    /// A new range takes its bounds from the VMA of today, which may change as soon as the mmap lock
-    /// is dropped. That needs no care: every walk looks at the VMAs again.
+    /// A new range takes its bounds from `vma`, which may have changed in the meantime. That needs no care: every walk looks at the VMAs again.
     pub(super) fn range(
         &self,
-        window: &Notifier<T>,
+        window: &Arc<Notifier<T>>,
         addr: usize,
-        access: Access,
-        mm: &MmWithUser,
+        vma: &Vma,
     ) -> Result<Option<Arc<Range<T>>>, FaultError> {
         let lock = window.read();
         if lock.is_closed() {
+            drop(lock);
+            // Whoever closed it may not have come to this yet.
+            self.forget_window(window);
             return Ok(None);
         }
         let there = lock.find(addr).cloned();
@@ -148,7 +158,6 @@ impl<T: Driver> GpuSvm<T> {
             return Ok(there);
         }
 
-        let vma = Vma::lookup(mm, addr, access)?;
         let limit = intersect(&vma.span, &window.span());
         let Some(span) = self.free_chunk(window, addr, &limit) else {
             // Another fault has put a range there in the meantime.
@@ -156,15 +165,15 @@ impl<T: Driver> GpuSvm<T> {
         };
         let range = Range::new(window, span, self.dev.clone()).map_err(|_| FaultError::NoMemory)?;
         let ours = Arc::as_ptr(&range);
-        let there = insert_range(window, range, addr).map_err(|_| FaultError::NoMemory)?;
 
-        if there
-            .as_ref()
-            .is_some_and(|range| Arc::as_ptr(range) == ours)
-        {
-            add(&self.counters.ranges, 1);
+        // Before the collector can count it out.
+        add(&self.counters.ranges, 1);
+        let there = insert_range(window, range, addr);
+        let inserted = matches!(&there, Ok(Some(range)) if Arc::as_ptr(range) == ours);
+        if !inserted {
+            sub(&self.counters.ranges, 1);
         }
-        Ok(there)
+        there.map_err(|_| FaultError::NoMemory)
     }
 
     fn free_chunk(

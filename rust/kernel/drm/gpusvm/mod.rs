@@ -29,27 +29,41 @@
 //! The C counterpart is [`drivers/gpu/drm/drm_gpusvm.c`](srctree/drivers/gpu/drm/drm_gpusvm.c); this
 //! is not a wrapper of it. See `Documentation/gpu/rust-gpusvm.rst`.
 
-#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 
+// What is marked calls C, or upholds the rules by which the pages are shared between threads.
+#[allow(unsafe_code)]
 mod collect;
+#[allow(unsafe_code)]
 mod debugfs;
+#[allow(unsafe_code)]
 mod device;
 mod driver;
 mod error;
+#[allow(unsafe_code)]
 mod fault;
+#[allow(unsafe_code)]
 mod lookup;
+#[allow(unsafe_code)]
 mod pages;
+#[allow(unsafe_code)]
 mod range;
+// Its lock has a class, which the macro makes.
+#[allow(unsafe_code)]
 mod scratch;
 mod snapshot;
 mod span;
 mod stats;
+#[allow(unsafe_code)]
 mod trace;
 mod valid;
+#[allow(unsafe_code)]
 mod vma;
+#[allow(unsafe_code)]
 mod window;
 
 #[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+#[allow(unsafe_code)]
 mod tests;
 
 use core::ptr::NonNull;
@@ -151,6 +165,7 @@ pub struct GpuSvm<T: Driver> {
     driver: T,
 }
 
+#[allow(unsafe_code)]
 impl<T: Driver> GpuSvm<T> {
     /// Checked when the type is used.
     const CHECKS: () = {
@@ -167,7 +182,7 @@ impl<T: Driver> GpuSvm<T> {
     /// # Errors
     ///
     /// `EOPNOTSUPP` if the device cannot share memory with a process, see [`dma::check_mirror`];
-    /// `ENOMEM`; and what the driver's initialiser returns.
+    /// `ERESTARTSYS` if a signal is pending; `ENOMEM`; and what the driver's initialiser returns.
     pub fn new(
         dev: &Device<Bound>,
         mm: &MmWithUser,
@@ -176,6 +191,7 @@ impl<T: Driver> GpuSvm<T> {
         const { Self::CHECKS };
 
         dma::check_mirror(dev)?;
+        window::prepare_mm(mm)?;
         let svm = Arc::pin_init(
             try_pin_init!(Self {
                 mm: {
@@ -249,12 +265,11 @@ impl<T: Driver> GpuSvm<T> {
         self.detached.store(true, Release);
         self.for_each_window(|window| {
             self.for_each_range(window, |range| {
-                // The mutex keeps a fault out that is between taking IOVA space and mapping.
-                let _state = range.fault_state().lock();
-
+                // Without the mutex: a fault may hold it while user space serves a page. It maps under
+                // the notifier lock, where it looks at `detached`, so nothing is mapped after this.
                 unmap_span(self, window, &range.span());
                 let lock = window.write();
-                // SAFETY: The only view: the mutex keeps faults out, and no other is made here.
+                // SAFETY: The only view: all others need the notifier lock.
                 if let Some(mut pages) = unsafe { range.exclusive(&lock) } {
                     pages.free_iova();
                 }
@@ -263,6 +278,7 @@ impl<T: Driver> GpuSvm<T> {
     }
 }
 
+#[allow(unsafe_code)]
 #[pinned_drop]
 impl<T: Driver> PinnedDrop for GpuSvm<T> {
     fn drop(self: Pin<&mut Self>) {

@@ -136,43 +136,88 @@ impl Segment {
     }
 }
 
-/// The segments of a block: the one of a huge page inline, more in a vector that is kept.
-struct Segments {
-    one: Option<Segment>,
-    many: KVec<Segment>,
+/// The segments of a block, in order: one, as for a huge page, inline, more in a vector.
+pub(super) enum Segments {
+    /// At most one.
+    Few(Option<Segment>),
+    /// More, in a vector of the size of a block that is in so many pieces.
+    Many(KVec<Segment>),
 }
 
 impl Segments {
-    const fn new() -> Self {
-        Self {
-            one: None,
-            many: KVec::new(),
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self::Few(None)
+    }
+
+    /// Adds one after the others. May allocate.
+    pub(super) fn push(&mut self, seg: Segment) -> Result<(), AllocError> {
+        match self {
+            Self::Few(none @ None) => {
+                *none = Some(seg);
+                Ok(())
+            }
+            Self::Few(Some(first)) => {
+                let mut many = KVec::with_capacity(2, GFP_KERNEL_ACCOUNT)?;
+
+                many.push(*first, GFP_KERNEL_ACCOUNT)?;
+                many.push(seg, GFP_KERNEL_ACCOUNT)?;
+                *self = Self::Many(many);
+                Ok(())
+            }
+            Self::Many(many) => many.push(seg, GFP_KERNEL_ACCOUNT),
         }
     }
 
-    fn as_slice(&self) -> &[Segment] {
-        match &self.one {
-            Some(one) => core::slice::from_ref(one),
-            None => &self.many,
+    /// Gives back the memory beyond what is used. May allocate.
+    pub(super) fn shrink(&mut self) -> Result<(), AllocError> {
+        match self {
+            Self::Few(_) => Ok(()),
+            Self::Many(many) => {
+                let mut exact = KVec::with_capacity(many.len(), GFP_KERNEL_ACCOUNT)?;
+
+                exact.extend_from_slice(many, GFP_KERNEL_ACCOUNT)?;
+                *many = exact;
+                Ok(())
+            }
         }
     }
 
-    /// Takes over `staged`, and leaves an empty vector there, with the capacity of the old one.
-    fn replace(&mut self, staged: &mut KVec<Segment>) {
-        self.clear();
-        if let [one] = staged[..] {
-            self.one = Some(one);
-            staged.clear();
-        } else {
-            core::mem::swap(&mut self.many, staged);
+    pub(super) fn as_slice(&self) -> &[Segment] {
+        match self {
+            Self::Few(few) => few.as_slice(),
+            Self::Many(many) => many,
         }
     }
 
-    /// Forgets the segments, frees nothing.
-    fn clear(&mut self) {
-        self.one = None;
-        self.many.clear();
+    fn as_mut_slice(&mut self) -> &mut [Segment] {
+        match self {
+            Self::Few(few) => few.as_mut_slice(),
+            Self::Many(many) => many,
+        }
     }
+
+    /// Their length in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.as_slice().iter().map(Segment::len).sum()
+    }
+}
+
+/// How far from `from` on the block at `start` is covered by `segments` with at least the permission
+/// for `access`: the first address that is not. `from` must be in the block.
+pub(super) fn covered_by(segments: &[Segment], start: usize, from: usize, access: Access) -> usize {
+    let mut reached = from;
+    // OVERFLOW: `from` is in the block.
+    let first = segments.partition_point(|seg| seg.end() <= from - start);
+
+    for seg in segments.iter().skip(first) {
+        // OVERFLOW: Offsets stay inside the block, which is a valid span of addresses.
+        if start + seg.offset() > reached || !seg.permits(access) {
+            break;
+        }
+        reached = start + seg.end();
+    }
+    reached
 }
 
 /// # Invariants
@@ -236,7 +281,7 @@ impl Pages {
             blocks.push(
                 Block {
                     state: Atomic::new(ABSENT),
-                    segments: UnsafeCell::new(Segments::new()),
+                    segments: UnsafeCell::new(Segments::Few(None)),
                 },
                 GFP_KERNEL,
             )?;
@@ -387,17 +432,10 @@ impl<'g> Shared<'g> {
             let Some(segments) = Self::segments(block) else {
                 return reached;
             };
-            // OVERFLOW: `reached` is in this block: blocks are visited in order without a gap.
-            let first = segments.partition_point(|s| s.end() <= reached - start);
-            for seg in segments.iter().skip(first) {
-                // OVERFLOW: Offsets stay inside the block, which is a valid span of addresses.
-                if start + seg.offset() > reached || !seg.permits(access) {
-                    return reached;
-                }
-                reached = start + seg.end();
-                if reached >= span.end {
-                    return span.end;
-                }
+
+            reached = covered_by(segments, start, reached, access);
+            if reached >= span.end {
+                return span.end;
             }
             if reached < start.saturating_add(BLOCK_SIZE) {
                 return reached;
@@ -440,12 +478,12 @@ impl<'g> Filling<'g> {
     /// Maps `staged` for the device, as the block of `addr`, and publishes it.
     ///
     /// The block must be absent. Does not sleep, allocates with `GFP_ATOMIC` only, and leaves
-    /// nothing mapped if it fails.
+    /// nothing mapped if it fails. `staged` is left empty if it succeeds.
     ///
     /// # Errors
     ///
     /// Those of the DMA API; `EBUSY` if the block is not absent.
-    pub(super) fn publish(&mut self, addr: usize, staged: &mut KVec<Segment>) -> Result {
+    pub(super) fn publish(&mut self, addr: usize, staged: &mut Segments) -> Result {
         // OVERFLOW: `addr` is in the span, so it is below `usize::MAX`.
         let Some((start, block)) = self.pages.blocks_in(&(addr..addr + 1)).next() else {
             return Err(EINVAL);
@@ -454,10 +492,11 @@ impl<'g> Filling<'g> {
         if block.state.load(Acquire) != ABSENT {
             return Err(EBUSY);
         }
-        self.map(start, staged)?;
+        self.map(start, staged.as_mut_slice())?;
         // SAFETY: The block is absent, so that by the type invariants of `Block` and the requirement
         // of `Pages::filling` nobody reads the segments, and nobody else writes them.
-        unsafe { &mut *block.segments.get() }.replace(staged);
+        let segments = unsafe { &mut *block.segments.get() };
+        *segments = core::mem::replace(staged, Segments::Few(None));
         // INVARIANT: All of them have just been mapped.
         block.state.store(MAPPED, Release);
         Ok(())
@@ -511,7 +550,7 @@ impl<'g> Filling<'g> {
             result = space.sync(place(first), last.end() - first.offset());
         }
         if result.is_err() {
-            Self::unlink(space, base, &staged[..linked]);
+            Self::unlink(space, base, staged.get(..linked).unwrap_or_default());
         }
         result
     }
@@ -565,7 +604,7 @@ impl<'g> Filling<'g> {
             mapped += 1;
         }
         if result.is_err() {
-            Self::unmap_each(dev, &staged[..mapped]);
+            Self::unmap_each(dev, staged.get(..mapped).unwrap_or_default());
         }
         result
     }
@@ -653,7 +692,8 @@ impl Exclusive<'_> {
                     Filling::unmap_each(dev, segments.as_slice())
                 }
             }
-            segments.clear();
+            // Frees the vector, which is allowed in reclaim: what is not mapped costs no memory.
+            *segments = Segments::Few(None);
             // INVARIANT: Nothing is mapped any more.
             block.state.store(ABSENT, Release);
             done.blocks += 1;

@@ -18,6 +18,10 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        lock::{
+            mutex::MutexBackend,
+            Guard, //
+        },
         Arc,
         Mutex, //
     },
@@ -29,7 +33,6 @@ use super::{
         Exclusive,
         Filling,
         Pages,
-        Segment,
         Shared, //
     },
     window::Window,
@@ -42,9 +45,10 @@ pub(super) struct FaultState {
     pub(super) removed: bool,
     /// Probes for a huge page that found none since one was found last.
     pub(super) probe_misses: u32,
-    /// The segments of the block that is being filled, kept for its capacity.
-    pub(super) staged: KVec<Segment>,
 }
+
+/// The mutex of a range, held.
+pub(super) type FaultGuard<'a> = Guard<'a, FaultState, MutexBackend>;
 
 /// A span of addresses that is faulted, mapped and collected as one.
 ///
@@ -89,7 +93,6 @@ impl<T: Driver> Range<T> {
                     FaultState {
                         removed: false,
                         probe_misses: 0,
-                        staged: KVec::new(),
                     },
                     "gpusvm::Range::fault"
                 ),

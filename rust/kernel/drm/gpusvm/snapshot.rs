@@ -5,13 +5,15 @@
 use core::ops;
 
 use kernel::{
+    bindings,
     mm::hmm::{
         self,
         PageState,
         Request, //
     },
     page::PAGE_SIZE,
-    prelude::*, //
+    prelude::*,
+    time::msecs_to_jiffies, //
 };
 
 use super::{
@@ -55,17 +57,19 @@ impl<T: Driver> GpuSvm<T> {
             around: None,
             owner: None,
         };
+        let timeout = msecs_to_jiffies(bindings::HMM_RANGE_DEFAULT_TIMEOUT);
         let mut from = span.start;
 
         while from < span.end {
             let step = aligned_window(from, STEP).ok_or(FaultError::Invalid)?;
             let step = intersect(&(from..step.end), &span);
             let window = self.window(from, &mm)?;
-
-            self.scratch
+            let result = self
+                .scratch
                 .with(|scratch| {
                     for _ in 0..TRIES {
-                        let walked = hmm::walk(&window, &mm, step.clone(), &request, scratch, 0)?;
+                        let walked =
+                            hmm::walk(&window, &mm, step.clone(), &request, scratch, timeout)?;
 
                         if window.read().retry(walked.seq()) {
                             continue;
@@ -78,14 +82,19 @@ impl<T: Driver> GpuSvm<T> {
                     }
                     Err(EAGAIN)
                 })
-                .map_err(|_| FaultError::NoMemory)?
+                .and_then(|result| result)
                 .map_err(|err: Error| match err {
                     e if e == EINTR => FaultError::Killed,
-                    e if e == EAGAIN => FaultError::Retry,
+                    e if e == EAGAIN || e == EBUSY => FaultError::Retry,
                     e if e == ENOMEM => FaultError::NoMemory,
                     _ => FaultError::Gone,
-                })?;
+                });
+
             from = step.end;
+            if result.is_err() || from >= window.span().end || from >= span.end {
+                self.forget_if_empty(&window);
+            }
+            result?;
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ pub(super) fn aligned_window(addr: usize, size: usize) -> Option<Range<usize>> {
 
 /// Chooses the span of a new range around `addr`.
 ///
-/// It is the first of `sizes` (powers of two, descending) whose aligned window around `addr` lies
+/// It is the first of `sizes` (powers of two, descending; those below a page count as a page) whose aligned window around `addr` lies
 /// inside `limit` and for which `is_free` holds; `None` if no size fits. Follows
 /// `drm_gpusvm_range_chunk_size()` in
 /// [`drivers/gpu/drm/drm_gpusvm.c`](srctree/drivers/gpu/drm/drm_gpusvm.c), without its assumption
@@ -88,18 +88,21 @@ pub(super) fn choose_chunk(
 ) -> Option<Range<usize>> {
     sizes
         .iter()
-        .filter(|size| **size >= PAGE_SIZE)
-        .filter_map(|size| aligned_window(addr, *size))
+        .copied()
+        .filter(|size| *size > PAGE_SIZE)
+        // Whatever the sizes are, a page is the last resort.
+        .chain(core::iter::once(PAGE_SIZE))
+        .filter_map(|size| aligned_window(addr, size))
         .find(|chunk| contains(limit, chunk) && is_free(chunk))
 }
 
-/// Checks a driver's chunk sizes at build time: powers of two, descending, the last one a page or
-/// less.
+/// Checks a driver's chunk sizes at build time: powers of two, none larger than the one before, the last
+/// one a page or less.
 pub(super) const fn chunk_sizes_are_valid(sizes: &[usize]) -> bool {
     let mut i = 0;
 
     while i < sizes.len() {
-        if !sizes[i].is_power_of_two() || (i > 0 && sizes[i] >= sizes[i - 1]) {
+        if !sizes[i].is_power_of_two() || (i > 0 && sizes[i] > sizes[i - 1]) {
             return false;
         }
         i += 1;

@@ -14,7 +14,7 @@ use kernel::sync::atomic::{
 pub struct Stats {
     /// Faults handled, spans of many pages counting as one.
     pub faults: u64,
-    /// Steps of faults that found the pages already mapped.
+    /// Faults that found all their pages already mapped.
     pub short_faults: u64,
     /// Walks of the CPU page tables, huge page probes included.
     pub walks: u64,
@@ -22,9 +22,9 @@ pub struct Stats {
     pub retries: u64,
     /// Invalidations by the core mm that reached a window of this mirror.
     pub invalidations: u64,
-    /// Blocks whose pages an invalidation took away.
+    /// Blocks whose pages were taken away, by an invalidation or to map them anew.
     pub blocks_invalidated: u64,
-    /// Ranges removed because their memory was unmapped.
+    /// Ranges removed, mostly because their memory was unmapped.
     pub collected: u64,
     /// Ranges that exist (gauge).
     pub ranges: u64,

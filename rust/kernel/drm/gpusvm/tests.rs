@@ -64,6 +64,10 @@ impl Fixture {
             bindings::kunit_device_register(test, c"gpusvm".as_char_ptr())
         };
         let dev = kernel::error::from_err_ptr(dev)?;
+        // Only now the DMA core finds out that the device needs no syncs.
+        //
+        // SAFETY: It was just registered, and has a DMA mask.
+        kernel::error::to_result(unsafe { bindings::dma_set_mask(dev, u64::MAX) })?;
         // SAFETY: It was just registered and is bound to KUnit's driver.
         let bound: &Device<Bound> = unsafe { <Device>::from_raw(dev).as_bound() };
 
@@ -475,6 +479,69 @@ mod fault_tests {
     }
 
     #[test]
+    fn fault_in_vain_leaves_no_window_behind() -> Result {
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
+
+        vm_munmap(addr, BLOCK_SIZE)?;
+        assert_eq!(
+            t.fault(addr, PAGE_SIZE, Access::Read),
+            Err(FaultError::Unmapped)
+        );
+        t.svm.snapshot(addr..addr + 2 * PAGE_SIZE, |_, _| {})?;
+        assert!(t.svm.find_window(addr).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn driver_can_ask_for_another_try() -> Result {
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
+
+        t.svm.driver().again_commit.store(3, Relaxed);
+        let done = t.fault(addr, PAGE_SIZE, Access::Write);
+        assert!(done.is_ok_and(|done| done.retries == 3));
+        assert!(t.is_sound());
+        // For ever: the deadline ends it.
+        let options = FaultOptions {
+            timeout: Some(kernel::time::msecs_to_jiffies(50)),
+            ..FaultOptions::default()
+        };
+        t.svm.driver().again_commit.store(u32::MAX, Relaxed);
+        let span = addr + BLOCK_SIZE / 2..addr + BLOCK_SIZE / 2 + PAGE_SIZE;
+        madvise(span.start, PAGE_SIZE, Advice::DontNeed)?;
+        let late = t.svm.fault(span, Access::Write, &options);
+        assert_eq!(late, Err(FaultError::Timeout));
+        assert_eq!(t.stats().mapped_bytes, 0);
+        assert!(t.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn read_only_neighbour_is_mapped_with_what_it_has() -> Result {
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
+
+        for i in 0..8 {
+            write_user(addr + i * PAGE_SIZE, 1)?;
+        }
+        // The range is made over all of it; later it is in three VMAs.
+        assert!(t.fault(addr, PAGE_SIZE, Access::Write).is_ok());
+        mprotect(addr + 2 * PAGE_SIZE, 2 * PAGE_SIZE, PROT_READ)?;
+        assert!(t.fault(addr, PAGE_SIZE, Access::Write).is_ok());
+        assert_eq!(
+            t.accessible(addr + 2 * PAGE_SIZE, 2 * PAGE_SIZE),
+            (2 * PAGE_SIZE, 0)
+        );
+        assert_eq!(
+            t.accessible(addr + 4 * PAGE_SIZE, 4 * PAGE_SIZE),
+            (4 * PAGE_SIZE, 4 * PAGE_SIZE)
+        );
+        assert!(t.is_sound());
+        Ok(())
+    }
+
+    #[test]
     fn failed_commit_leaves_nothing_mapped() -> Result {
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
@@ -535,6 +602,13 @@ mod fault_tests {
         // SAFETY: The device is bound until the test ends.
         let dev = unsafe { <Device>::from_raw(t.dev).as_bound() };
         let other = new_mm()?;
+        // No program was started in it, which is when the size is set.
+        //
+        // SAFETY: Nobody else uses the new address space; that of the test is valid.
+        unsafe {
+            (*other.as_raw()).__bindgen_anon_1.task_size =
+                (*t._mm.as_raw()).__bindgen_anon_1.task_size
+        };
         let svm = GpuSvm::new(dev, &other, Mock::new())?;
         let options = FaultOptions::default();
         let span = SZ_2M..SZ_2M + PAGE_SIZE;

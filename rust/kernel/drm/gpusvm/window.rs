@@ -9,20 +9,25 @@ use core::{
 
 use kernel::{
     alloc::AllocError,
-    mm::notifier::{
-        Event,
-        IntervalNotifier,
-        Invalidate,
-        Invalidation,
-        Started,
-        WouldBlock,
-        WriteGuard, //
+    mm::{
+        notifier::{
+            Event,
+            IntervalNotifier,
+            Invalidate,
+            Invalidation,
+            Started,
+            WouldBlock,
+            WriteGuard, //
+        },
+        MmWithUser, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     rbtree::{
         RBTree,
         RBTreeNode, //
     },
+    static_lock_class,
     sync::Arc, //
 };
 
@@ -127,6 +132,24 @@ impl<T: Driver> WindowState<T> {
         self.closed
     }
 
+    /// Whether nothing is in the window.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Whether the collector has to look at the window.
+    pub(super) fn is_marked(&self) -> bool {
+        self.unmapped.is_some()
+    }
+
+    /// Has the collector look at `span` again.
+    pub(super) fn mark(&mut self, span: &ops::Range<usize>) {
+        self.unmapped = Some(match self.unmapped.take() {
+            Some(before) => union(&before, span),
+            None => span.clone(),
+        });
+    }
+
     /// Takes the span in which ranges may be marked as unmapped.
     pub(super) fn take_unmapped(&mut self) -> Option<ops::Range<usize>> {
         self.unmapped.take()
@@ -173,6 +196,48 @@ pub(super) fn insert_range<T: Driver>(
     state.insert(node);
     drop(state);
     Ok(Some(range))
+}
+
+/// Follows nothing: what it is registered for stays.
+struct FirstNotifier;
+
+impl Invalidate for FirstNotifier {
+    type State = ();
+
+    fn start<'op>(op: Invalidation<'op, Self>) -> Result<Started<'op>, WouldBlock<'op>> {
+        let (_, invalidated) = op.lock()?.advance();
+
+        Ok(invalidated.into())
+    }
+}
+
+/// Prepares an address space for interval notifiers. Sleeps.
+///
+/// The first notifier of an address space takes all its locks, and gives up if any signal is pending.
+/// In a fault that could not be told from a process that is being killed, and could not be repeated;
+/// whereas a process that creates a mirror can be asked to try again.
+///
+/// # Errors
+///
+/// `ERESTARTSYS` if a signal is pending, and `ENOMEM`.
+pub(super) fn prepare_mm(mm: &MmWithUser) -> Result {
+    let first = KBox::pin_init(
+        IntervalNotifier::<FirstNotifier>::register(
+            mm,
+            0..PAGE_SIZE,
+            Ok::<_, Error>(FirstNotifier),
+            (),
+            c"gpusvm::FirstNotifier",
+            static_lock_class!(),
+        ),
+        GFP_KERNEL,
+    );
+
+    match first {
+        Ok(_) => Ok(()),
+        Err(err) if err == EINTR => Err(ERESTARTSYS),
+        Err(err) => Err(err),
+    }
 }
 
 impl<T: Driver> Window<T> {
@@ -226,7 +291,12 @@ pub(super) fn stop_span<T: Driver>(
     stopping
 }
 
-/// Unmaps what is stopping in `span`; the driver has waited for the flush.
+/// Unmaps what is stopping in `span`.
+///
+/// The driver must have waited since `span` was stopped, and nothing of `span` may have been mapped
+/// anew since then: so that whatever is stopping now was stopped before that wait, no matter by whom
+/// (PM-4). In an invalidation this holds because a fault's sequence number is not current while one
+/// runs; elsewhere, because the range's mutex is held or the mirror is detached.
 pub(super) fn finish_span<T: Driver>(
     svm: &GpuSvm<T>,
     lock: &WriteGuard<'_, Window<T>>,
@@ -318,11 +388,14 @@ impl<T: Driver> Invalidate for Window<T> {
 
     /// The second pass: waits for the device, then unmaps.
     ///
-    /// It waits for every flush that was submitted before, so it may also finish blocks that a
-    /// concurrent invalidation stopped; that one finds nothing left then, after its own wait.
+    /// It may also finish blocks that a concurrent invalidation stopped; that one finds nothing left
+    /// then. See [`finish_span`] for why it has waited for their flush, too.
     fn finish(notifier: &IntervalNotifier<Self>, span: ops::Range<usize>, _event: Event) {
         let svm = notifier.data().svm();
 
+        if !notifier.read().is_busy(&span) {
+            return;
+        }
         svm.driver().wait();
         finish_span(svm, &notifier.write(), &span);
     }
@@ -349,11 +422,7 @@ impl<T: Driver> MarkUnmapped for WriteGuard<'_, Window<T>> {
             any = true;
         }
         if any {
-            let unmapped = self.unmapped.take();
-            self.unmapped = Some(match unmapped {
-                Some(before) => union(&before, span),
-                None => span.clone(),
-            });
+            self.mark(span);
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Mock {
     pub(super) released: Atomic<u32>,
     /// `commit` fails as often as this says.
     pub(super) fail_commit: Atomic<u32>,
+    /// `commit` asks for another try as often as this says.
+    pub(super) again_commit: Atomic<u32>,
     /// `prepare` fails as often as this says.
     pub(super) fail_prepare: Atomic<u32>,
     /// A `commit` or `stop` that broke a rule.
@@ -64,6 +66,7 @@ impl Mock {
             waited: Atomic::new(0),
             released: Atomic::new(0),
             fail_commit: Atomic::new(0),
+            again_commit: Atomic::new(0),
             fail_prepare: Atomic::new(0),
             broken: Atomic::new(0),
         })
@@ -133,6 +136,9 @@ impl Driver for Mock {
         self.committed.fetch_add(1, Relaxed);
         if Self::fails(&self.fail_commit) {
             return Err(ENOMEM);
+        }
+        if Self::fails(&self.again_commit) {
+            return Err(EAGAIN);
         }
         let mut table = self.table.lock();
 
