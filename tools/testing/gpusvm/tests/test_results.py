@@ -37,12 +37,15 @@ class Merge(unittest.TestCase):
 
     def test_tests_of_the_kernel_itself_count_only_when_they_fail(self):
         run = mock.Mock(kernel_log="kernel", tests_log="tests", failure=None)
-        run.boot.name, run.boot.after = "kunit", ""
+        run.boot.name, run.boot.after, run.boot.append = "kunit", "", []
         run.lines = {"kernel": ["1..1", "    # Subtest: theirs", "    1..2", "    ok 1 a",
                                 "    not ok 2 b", "not ok 1 theirs", "    # Subtest: ours",
                                 "    1..1", "    ok 1 c", "ok 2 ours"], "tests": []}.get
         got = [repr(one) for one, _ in results.of_boot(run, re.compile(r"ours\."))]
         self.assertEqual(got[:2], ["fail kunit/theirs.b", "pass kunit/ours.c"])
+        run.boot.append = [results.NO_KUNIT]
+        got = [repr(one) for one, _ in results.of_boot(run, re.compile(r"ours\."))]
+        self.assertEqual(got, ["pass kunit/(boot)", "pass kunit/(kernel log)"])
 
 
 class Expected(unittest.TestCase):
