@@ -3,9 +3,9 @@
 //! The DMA engine of QEMU's `edu` device.
 //!
 //! It copies up to 4 KiB between memory and a buffer inside of the device. The CPU cannot see that
-//! buffer, so a second transfer moves the bytes on, to or from a coherent buffer of the driver. Each
-//! transfer takes 100 ms of the machine's time. The device does not report errors: an address that
-//! the IOMMU does not know shows in the kernel log as a DMAR fault.
+//! buffer, so a second transfer moves the bytes on, to or from a coherent buffer of the driver.
+//! Each transfer takes 100 ms of the machine's time. The device does not report errors: an address
+//! that the IOMMU does not know shows in the kernel log as a DMAR fault.
 //!
 //! See `docs/specs/edu.rst` of QEMU.
 

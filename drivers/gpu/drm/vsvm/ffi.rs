@@ -254,8 +254,8 @@ pub(crate) fn add(dev: &Device<Bound>, addr: DmaAddress, value: u64, old: &mut [
         for (i, old) in old.chunks_exact_mut(8).enumerate() {
             // OVERFLOW: Inside of the page.
             let word = mem.wrapping_add(i * 8).cast::<u64>();
-            // SAFETY: The word is valid and aligned, since pages are and `addr` is. Everybody in the
-            // kernel who accesses it at the same time does it in this way or by `memcpy`.
+            // SAFETY: The word is valid and aligned, since pages are and `addr` is. Everybody in
+            // the kernel who accesses it at the same time does it in this way or by `memcpy`.
             let word = unsafe { Atomic::from_ptr(word) };
 
             old.copy_from_slice(&word.fetch_add(value, Full).to_ne_bytes());

@@ -62,7 +62,9 @@ impl Memory {
     /// Carries out `transfer` at the DMA address `addr` of the device. Sleeps.
     ///
     /// The caller holds the TLB lock under which it translated to `addr`: so the memory belongs to
-    /// the device until this returns, as [`wait`](kernel::drm::gpusvm::Driver::wait) takes that lock.
+    /// the device until this returns, as [`wait`] takes that lock.
+    ///
+    /// [`wait`]: kernel::drm::gpusvm::Driver::wait
     ///
     /// Fails with `EFAULT` if nothing answers at the address, `EIO` if the device does not finish.
     pub(crate) fn transfer(

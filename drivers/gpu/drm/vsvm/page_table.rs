@@ -267,9 +267,9 @@ impl PageTable {
 
     /// Translates the addresses `va` to `dma..`, which are contiguous; replaces what was there.
     ///
-    /// Both must be multiples of [`SMALL`]. Fails with `EFAULT` if the span was not prepared, in the
-    /// middle of the work. Does not allocate, takes no lock; must not run in parallel with `map` or
-    /// `unmap` of the same addresses.
+    /// Both must be multiples of [`SMALL`]. Fails with `EFAULT` if the span was not prepared, in
+    /// the middle of the work. Does not allocate, takes no lock; must not run in parallel with
+    /// `map` or `unmap` of the same addresses.
     pub(crate) fn map(&self, va: Range<usize>, dma: DmaAddress, write: bool) -> Result {
         let flags = VALID | if write { WRITE } else { 0 };
         let mut at = va.start;

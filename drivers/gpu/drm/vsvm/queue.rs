@@ -361,9 +361,11 @@ impl Queue {
                 state.completed = state.submitted;
             }
         }
-        if job.data.is_empty() || state.kept.push((seqno, job.data), GFP_KERNEL).is_err() {
-            // No data, or no room for it, which does not happen.
-            state.forget(0);
+        let data_size = job.data.len();
+
+        // There is room, since `jobs` counts this one.
+        if data_size == 0 || state.kept.push((seqno, job.data), GFP_KERNEL).is_err() {
+            state.forget(data_size);
         }
         self.changed.notify_all();
     }

@@ -5,8 +5,8 @@
 //! A TLB keeps translations and knows nothing of what happens to the page table: until the driver
 //! flushes it, an access may go to a page that the page table has not named for long. This is the
 //! reason why the library has two steps, [`stop`] and [`wait`], and unmaps memory only after the
-//! second. The model keeps a translation as long as it may, which is worse than any hardware, and it
-//! notices when it was kept too long.
+//! second. The model keeps a translation as long as it may, which is worse than any hardware, and
+//! it notices when it was kept too long.
 //!
 //! [`stop`]: kernel::drm::gpusvm::Driver::stop
 //! [`wait`]: kernel::drm::gpusvm::Driver::wait
@@ -45,22 +45,22 @@ const SLOTS: usize = 64;
 
 /// The translations that one engine keeps. Direct mapped, one set for each size of leaf.
 pub(crate) struct Tlb {
-    small: [Option<Leaf>; SLOTS],
-    large: [Option<Leaf>; SLOTS],
+    small: KVec<Option<Leaf>>,
+    large: KVec<Option<Leaf>>,
 }
 
 impl Tlb {
     /// An empty TLB.
-    pub(crate) const fn new() -> Self {
-        Self {
-            small: [None; SLOTS],
-            large: [None; SLOTS],
-        }
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            small: KVec::from_elem(None, SLOTS, GFP_KERNEL)?,
+            large: KVec::from_elem(None, SLOTS, GFP_KERNEL)?,
+        })
     }
 
     /// The translation of `va`, if it is known.
     pub(crate) fn lookup(&self, va: usize) -> Option<Leaf> {
-        let find = |set: &[Option<Leaf>; SLOTS], size: usize| {
+        let find = |set: &[Option<Leaf>], size: usize| {
             set.get(va / size % SLOTS)
                 .copied()
                 .flatten()
@@ -249,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn lookup_and_flush() {
-        let mut tlb = Tlb::new();
+    fn lookup_and_flush() -> Result {
+        let mut tlb = Tlb::new()?;
 
         assert_eq!(tlb.lookup(0), None);
         tlb.insert(leaf(BASE, SMALL));
@@ -270,17 +270,19 @@ mod tests {
         assert!(tlb.lookup(BASE + LARGE).is_none());
         tlb.flush(&(0..usize::MAX));
         assert!(tlb.lookup(BASE).is_none());
+        Ok(())
     }
 
     #[test]
-    fn slots_are_shared() {
-        let mut tlb = Tlb::new();
+    fn slots_are_shared() -> Result {
+        let mut tlb = Tlb::new()?;
         let other = BASE + SLOTS * SMALL;
 
         tlb.insert(leaf(BASE, SMALL));
         tlb.insert(leaf(other, SMALL));
         assert_eq!(tlb.lookup(BASE), None);
         assert_eq!(tlb.lookup(other), Some(leaf(other, SMALL)));
+        Ok(())
     }
 
     #[test]

@@ -79,9 +79,11 @@ impl Vm {
                 let mut all = KVec::with_capacity(ports, GFP_KERNEL)?;
 
                 for _ in 0..ports {
+                    let tlb = Tlb::new()?;
+
                     all.push(
                         KBox::pin_init(
-                            pin_init!(Port { tlb <- new_mutex!(Tlb::new(), "vsvm::Port::tlb") }),
+                            pin_init!(Port { tlb <- new_mutex!(tlb, "vsvm::Port::tlb") }),
                             GFP_KERNEL,
                         )?,
                         GFP_KERNEL,

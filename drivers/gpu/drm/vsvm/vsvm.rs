@@ -8,8 +8,8 @@
 //!
 //! - `vsvm.rs`: the module and the PCI driver (this file);
 //! - `device.rs`, `file.rs`: the DRM device and its files. One open file is one GPU address space;
-//! - `svm.rs`: what the library calls, which is all that a driver must supply to have shared virtual
-//!   memory. `vm.rs`: the state of an address space behind it;
+//! - `svm.rs`: what the library calls, which is all that a driver must supply to have shared
+//!   virtual memory. `vm.rs`: the state of an address space behind it;
 //! - `page_table.rs`: the GPU's page table, 4 levels, with leaves of 4 KiB and of 2 MiB;
 //! - `tlb.rs`: a TLB that keeps what it is not told to forget, and the flushes;
 //! - `queue.rs`, `engine.rs`: command lists, and how a fault is raised and resolved;
