@@ -45,7 +45,7 @@ def rst(target):
 
 
 def docs(plan):
-    one = plan.kernels["lint"]
+    one = plan.kernels["test"]
     kernel.configure(one)
     os.makedirs(OUT, exist_ok=True)
     with ui.step("rustdoc of the kernel crate"):

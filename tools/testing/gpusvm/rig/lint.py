@@ -16,6 +16,10 @@ NOT_IN_HOOKS = ("COMMIT_MESSAGE,MISSING_SIGN_OFF,FILE_PATH_CHANGES,NOT_UNIFIED_D
                 "EMBEDDED_FILENAME")
 # What the tracing macros are and demand.
 NOT_IN_TRACE = "COMPLEX_MACRO,EXPORT_SYMBOL"
+# What the kernel has and programs have not; and the types of the test harness, which checkpatch
+# takes for multiplications.
+NOT_IN_PROGRAMS = "VOLATILE,PREFER_DEFINED_ATTRIBUTE_MACRO,EMBEDDED_FUNCTION_NAME,SPACING," \
+                  "COMPLEX_MACRO"
 CHECKPATCH = [f"{SRC}/scripts/checkpatch.pl", "--no-tree", f"--root={SRC}", "--terse", "--quiet",
               "--no-signoff", "--show-types", "--max-line-length=100"]
 
@@ -52,26 +56,37 @@ def rustfmt():
 
 
 def crates():
-    """The object folders with Rust of ours: the kernel crate and the drivers."""
-    drivers = {os.path.dirname(path) for path in paths(".rs") if path.startswith("drivers/")}
-    return ["rust/", *(f"{path}/" for path in sorted(drivers)
-                       if os.path.exists(f"{SRC}/{path}/Makefile"))]
+    """The objects of the Rust crates with code of ours: the kernel crate and the drivers."""
+    found = ["rust/kernel.o"]
+    for path in paths("Makefile"):
+        folder = os.path.dirname(path)
+        for name in re.findall(r"^obj-\$\(CONFIG_\w+\) \+= (\w+)\.o", read(f"{SRC}/{path}").decode(),
+                               re.M):
+            if os.path.exists(f"{SRC}/{folder}/{name}.rs"):
+                found.append(f"{folder}/{name}.o")
+    return found
 
 
-def lint_kernel(plan):
-    """An object tree of its own for the checkers, begun as a copy of the test kernel's."""
-    one, test = plan.kernels["lint"], plan.kernels["test"]
-    if os.path.exists(f"{test.build}/vmlinux"):
-        os.makedirs(one.build, exist_ok=True)
-        ui.output(["rsync", "-a", "--delete", "--exclude=vmlinux*", "--exclude=.tmp_*",
-                   "--exclude=/arch/x86/boot", f"{test.build}/", f"{one.build}/"])
+def compile_command(one, crate):
+    """How kbuild compiles a crate, as it wrote it down; without the steps after the compiler."""
+    folder, name = os.path.split(crate)
+    kept = read(f"{one.build}/{folder}/.{name}.cmd").decode()
+    return re.match(r"savedcmd_\S+ := *(.*?) *(;.*)?$", kept, re.M)[1]
+
+
+def checker(command, compiler, outputs):
+    """The same compilation by a checker that leaves no object where kbuild would find it."""
+    command = re.sub(r" --(emit|out-dir|remap-path-scope)[= ]\S+", "", command)
+    command = re.sub(r"( |^)rustc ", rf"\1{compiler} ", command, count=1)
+    return ["sh", "-c", f"{command} {outputs}"]
+
+
+def build_crates(plan):
+    """The crates as they are in the test kernel: nothing to do after `make test`."""
+    one = plan.kernels["test"]
     kernel.configure(one)
-    ui.run(make(one, "prepare"), f"{LOGS}/lint-prepare.log", name="prepare")
-    # Objects that are there already would not be looked at again.
-    for folder in crates():
-        name = "kernel.o" if folder == "rust/" else "*.o"
-        subprocess.run(["find", f"{one.build}/{folder}", "-name", name, "-delete"],
-                       stderr=subprocess.DEVNULL, check=False)
+    folders = dict.fromkeys(f"{os.path.dirname(crate)}/" for crate in crates())
+    ui.run(make(one, "prepare", *folders), f"{LOGS}/lint-prepare.log", name="prepare")
     return one
 
 
@@ -82,15 +97,19 @@ def blocks(log):
                       r"(?:\.\./)*(?:/src/)?([^:\n]+):(\d+)", text, re.M)
 
 
-def compiler(name, command, only=None):
-    """A compiler that checks: its complaints about our files, or its failure."""
-    log = f"{LOGS}/lint-{name}.log"
-    why = ""
-    try:
-        ui.run(command, log, name=name)
-    except ui.Failed as failed:
-        why = str(failed).splitlines()[1]
-    found = [block for block in blocks(log) if only is None or block[1] in only]
+def complaints(name, commands, cwd):
+    """What checkers say about our files; also how one fails that says nothing about them."""
+    found, why, ours = [], "", set(paths(".rs"))
+    for number, command in enumerate(commands):
+        log = f"{LOGS}/lint-{name}{number or ''}.log"
+        try:
+            ui.run(command, log, name=name, cwd=cwd,
+                   env={**os.environ, "RUSTC_BOOTSTRAP": "1", "CLIPPY_CONF_DIR": SRC})
+        except ui.Failed as failed:
+            why = why or str(failed).splitlines()[1]
+        found += [block for block in blocks(log) if block[1] in ours]
+        if why or found:
+            break
     if found:
         message, path, line = found[0]
         why = f"{path}:{line}: {message}" + (f" (and {len(found) - 1} more)" if found[1:] else "")
@@ -98,12 +117,16 @@ def compiler(name, command, only=None):
 
 
 def clippy(one):
-    return compiler("clippy", make(one, "CLIPPY=1", *crates()))
+    commands = [checker(compile_command(one, crate), "clippy-driver",
+                        f"--emit=metadata=/tmp/{os.path.basename(crate)}.rmeta")
+                for crate in crates()]
+    return complaints("clippy", commands, one.build)
 
 
 def rustdoc(one):
-    """Complaints about our files; the kernel has some of its own."""
-    return compiler("rustdoc", make(one, "rustdoc"), set(paths(".rs")))
+    """The kernel crate's documentation, for its warnings."""
+    command = checker(compile_command(one, "rust/kernel.o"), "rustdoc", "--output /tmp/rustdoc")
+    return complaints("rustdoc", [command], one.build)
 
 
 def unsafe():
@@ -126,12 +149,16 @@ def checkpatch():
     yield check("checkpatch-hooks", [*CHECKPATCH, "--ignore", NOT_IN_HOOKS, *hooks],
                 bad=r"(ERROR|WARNING|CHECK):")
     files = paths(".c", ".h", "Kconfig", "Kconfig.gpusvm", "Makefile")
-    trace = [path for path in files if "trace" in path]
-    for name, some, but in (("files", set(files) - set(trace), []),
-                            ("trace", trace, ["--ignore", NOT_IN_TRACE])):
+    groups = {"files": [], "trace": [], "programs": []}
+    for path in files:
+        kind = "programs" if path.startswith("tools/") else "trace" if "trace" in path else "files"
+        groups[kind].append(path)
+    ignored = {"files": [], "trace": ["--ignore", NOT_IN_TRACE],
+               "programs": ["--ignore", NOT_IN_PROGRAMS]}
+    for name, some in groups.items():
         if some:
-            yield check(f"checkpatch-{name}", [*CHECKPATCH, *but, "--file",
-                                               *(f"{SRC}/{path}" for path in sorted(some))],
+            yield check(f"checkpatch-{name}", [*CHECKPATCH, *ignored[name], "--file",
+                                               *(f"{SRC}/{path}" for path in some)],
                         bad=r"(ERROR|WARNING|CHECK):")
 
 
@@ -153,6 +180,6 @@ def lint(plan):
                           ("clippy", lambda: [clippy(one)]), ("rustdoc", lambda: [rustdoc(one)])):
         with ui.step(f"lint: {name}"):
             if name == "clippy":
-                one = lint_kernel(plan)
+                one = build_crates(plan)
             results += checker()
     return results
