@@ -2,6 +2,7 @@
 
 #include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
+#include <linux/io.h>
 #include <linux/swiotlb.h>
 
 /*
@@ -100,4 +101,9 @@ __rust_helper void rust_helper_dma_iova_unlink(struct device *dev,
 					       unsigned long attrs)
 {
 	dma_iova_unlink(dev, state, offset, size, dir, attrs);
+}
+
+__rust_helper phys_addr_t rust_helper_page_to_phys(struct page *page)
+{
+	return page_to_phys(page);
 }

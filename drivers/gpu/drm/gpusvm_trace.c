@@ -11,7 +11,7 @@
 #define CREATE_RUST_TRACE_POINTS
 #include <trace/events/gpusvm.h>
 
-/* The numbers behind the names of GPUSVM_EVENTS. */
+/* The numbers behind the names in gpusvm_invalidate. */
 static_assert(MMU_NOTIFY_UNMAP == 0);
 static_assert(MMU_NOTIFY_CLEAR == 1);
 static_assert(MMU_NOTIFY_PROTECTION_VMA == 2);
@@ -21,17 +21,19 @@ static_assert(MMU_NOTIFY_RELEASE == 5);
 static_assert(MMU_NOTIFY_MIGRATE == 6);
 static_assert(MMU_NOTIFY_EXCLUSIVE == 7);
 
-#ifdef CONFIG_TRACEPOINTS
 /*
  * The library is generic over the driver, so its code is compiled as a part of
  * each driver, which may be a module.
  */
+#ifdef CONFIG_TRACEPOINTS
+#define EXPORT_RUST_DO_TRACE(name) EXPORT_SYMBOL_GPL(rust_do_trace_##name)
+
 EXPORT_TRACEPOINT_SYMBOL_GPL(gpusvm_fault);
 EXPORT_TRACEPOINT_SYMBOL_GPL(gpusvm_map);
 EXPORT_TRACEPOINT_SYMBOL_GPL(gpusvm_invalidate);
 EXPORT_TRACEPOINT_SYMBOL_GPL(gpusvm_collect);
-EXPORT_SYMBOL_GPL(rust_do_trace_gpusvm_fault);
-EXPORT_SYMBOL_GPL(rust_do_trace_gpusvm_map);
-EXPORT_SYMBOL_GPL(rust_do_trace_gpusvm_invalidate);
-EXPORT_SYMBOL_GPL(rust_do_trace_gpusvm_collect);
+EXPORT_RUST_DO_TRACE(gpusvm_fault);
+EXPORT_RUST_DO_TRACE(gpusvm_map);
+EXPORT_RUST_DO_TRACE(gpusvm_invalidate);
+EXPORT_RUST_DO_TRACE(gpusvm_collect);
 #endif

@@ -16,28 +16,6 @@
 #include <linux/mmu_notifier.h>
 #include <linux/tracepoint.h>
 
-/* What the first pass of an invalidation did, see trace.rs. */
-#define GPUSVM_OUTCOMES			\
-	EM(0, "idle")			\
-	EM(1, "deferred")		\
-	EM(2, "in-place")		\
-	EMe(3, "would-block")
-
-#define GPUSVM_EVENTS			\
-	EM(0, "unmap")			\
-	EM(1, "clear")			\
-	EM(2, "protection-vma")		\
-	EM(3, "protection-page")	\
-	EM(4, "soft-dirty")		\
-	EM(5, "release")		\
-	EM(6, "migrate")		\
-	EMe(7, "exclusive")
-
-#undef EM
-#undef EMe
-#define EM(a, b)	{ a, b },
-#define EMe(a, b)	{ a, b }
-
 TRACE_EVENT(gpusvm_fault,
 	TP_PROTO(unsigned int svm, unsigned long start, unsigned long end,
 		 bool write, int result, unsigned int walks,
@@ -90,6 +68,10 @@ TRACE_EVENT(gpusvm_map,
 		  __entry->segments, __entry->bytes)
 );
 
+/*
+ * The event is an enum mmu_notifier_event, see the assertions in
+ * drivers/gpu/drm/gpusvm_trace.c; the outcome is Outcome in trace.rs.
+ */
 TRACE_EVENT(gpusvm_invalidate,
 	TP_PROTO(unsigned int svm, unsigned long start, unsigned long end,
 		 unsigned int event, unsigned int outcome),
@@ -110,8 +92,20 @@ TRACE_EVENT(gpusvm_invalidate,
 	),
 	TP_printk("svm=%u span=0x%lx-0x%lx event=%s outcome=%s",
 		  __entry->svm, __entry->start, __entry->end,
-		  __print_symbolic(__entry->event, GPUSVM_EVENTS),
-		  __print_symbolic(__entry->outcome, GPUSVM_OUTCOMES))
+		  __print_symbolic(__entry->event,
+				   { 0, "unmap" },
+				   { 1, "clear" },
+				   { 2, "protection-vma" },
+				   { 3, "protection-page" },
+				   { 4, "soft-dirty" },
+				   { 5, "release" },
+				   { 6, "migrate" },
+				   { 7, "exclusive" }),
+		  __print_symbolic(__entry->outcome,
+				   { 0, "idle" },
+				   { 1, "deferred" },
+				   { 2, "in-place" },
+				   { 3, "would-block" }))
 );
 
 TRACE_EVENT(gpusvm_collect,

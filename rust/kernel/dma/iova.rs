@@ -32,6 +32,9 @@ use crate::{
     unsafe_precondition_assert, //
 };
 
+#[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+mod tests;
+
 /// A contiguous span of I/O virtual addresses of one device.
 ///
 /// Memory is linked into the reservation at offsets of the caller's choice. One successful

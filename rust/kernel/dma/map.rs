@@ -24,6 +24,9 @@ use crate::{
 };
 use core::ops::Deref;
 
+#[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+mod tests;
+
 /// A handle that names one device and keeps it bound to its driver.
 ///
 /// Owners of DMA mappings store such a handle, because a mapping is a resource of the device that

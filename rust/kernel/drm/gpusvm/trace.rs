@@ -48,7 +48,7 @@ impl Id {
 
 /// What the first pass of an invalidation did.
 ///
-/// The numbers are those of `GPUSVM_OUTCOMES` in the C header.
+/// The numbers are those of `gpusvm_invalidate` in the C header.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Outcome {
