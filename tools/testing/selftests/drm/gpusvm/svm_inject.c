@@ -54,7 +54,7 @@ static void set_up_injection(struct __test_metadata *_metadata)
 static unsigned int fail_everywhere(struct __test_metadata *_metadata,
 				    int (*step)(void *), void *arg, unsigned int *refused)
 {
-	unsigned int n, left;
+	unsigned int n, left, reason[256] = {};
 	char text[16];
 	ssize_t len;
 	int ret;
@@ -83,11 +83,15 @@ static unsigned int fail_everywhere(struct __test_metadata *_metadata,
 			break;
 		}
 		*refused += ret != 0;
+		reason[-ret]++;
 	}
 	if (pwrite(nth_fd, "0", 1, 0) < 0)
 		ASSERT_EQ(0, errno);
 	ASSERT_GT(NTH_MAX, n);
 	TH_LOG("%u failures injected, %u noticed by the caller", n - 1, *refused);
+	for (left = 1; left < ARRAY_SIZE(reason); left++)
+		if (reason[left])
+			TH_LOG("  %u: %s", reason[left], strerror(left));
 	return n - 1;
 }
 
@@ -306,6 +310,96 @@ TEST_F_TIMEOUT(svm, events, 120)
 	ASSERT_EQ(-1, pattern_check(t.mem, t.len, SEED_B));
 }
 
+/*
+ * The GPU's own faults are resolved in a kernel thread of its queue; its allocations fail one by
+ * one as well.
+ */
+static size_t engine_threads(pid_t *tid, size_t max)
+{
+	char path[32], text[32];
+	size_t n = 0;
+	pid_t pid;
+
+	for (pid = 1; pid < 32768 && n < max; pid++) {
+		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+		if (read_text(path, text, sizeof(text)) > 0 && !strcmp(text, "vsvm\n"))
+			tid[n++] = pid;
+	}
+	return n;
+}
+
+static void set_nth(pid_t tid, unsigned int n)
+{
+	char path[48];
+
+	snprintf(path, sizeof(path), "/proc/%d/fail-nth", tid);
+	write_text(path, "%u", n);
+}
+
+static unsigned int get_nth(pid_t tid)
+{
+	char path[48], text[16] = "0";
+
+	snprintf(path, sizeof(path), "/proc/%d/fail-nth", tid);
+	read_text(path, text, sizeof(text));
+	return strtoul(text, NULL, 10);
+}
+
+TEST_F_TIMEOUT(svm, faults_of_the_engine, 120)
+{
+	unsigned int n, reason[32] = {}, i;
+	size_t len = 8 * page_size(), count;
+	char *mem = map_small(len);
+	struct drm_vsvm_stats before, after;
+	pid_t tid[64], mine = 0;
+	int ret;
+
+	set_up_injection(_metadata);
+	/* The thread comes with the first list. */
+	GPU_OK(gpu_fill(self->gpu, &n, sizeof(n), 0));
+	count = engine_threads(tid, ARRAY_SIZE(tid));
+	ASSERT_LE(1, count);
+	/* Which one is that of queue 0? The one that allocates when it has a fault. */
+	for (i = 0; i < count; i++)
+		set_nth(tid[i], 1000000);
+	GPU_OK(gpu_fill(self->gpu, mem, len, 0));
+	for (i = 0; i < count; i++) {
+		if (get_nth(tid[i]) != 1000000)
+			mine = tid[i];
+		set_nth(tid[i], 0);
+	}
+	ASSERT_NE(0, mine);
+
+	STATS(&before);
+	for (n = 1; n < NTH_MAX; n++) {
+		ASSERT_EQ(0, madvise(mem, len, MADV_DONTNEED));
+		set_nth(mine, n);
+		ret = gpu_fill(self->gpu, mem, len, n);
+		i = get_nth(mine);
+		set_nth(mine, 0);
+		ASSERT_LE(0, ret);
+		if (i) {
+			ASSERT_EQ(0, ret);
+			break;
+		}
+		reason[ret % ARRAY_SIZE(reason)]++;
+		if (!ret)
+			ASSERT_EQ(n, *(uint64_t *)(mem + len - 8));
+		/* The queue was restarted, and goes on. */
+		GPU_OK(gpu_fill(self->gpu, mem, 8, 1));
+	}
+	ASSERT_GT(NTH_MAX, n);
+	EXPECT_LT(1, n);
+	for (i = 0; i < ARRAY_SIZE(reason); i++)
+		if (reason[i])
+			TH_LOG("%u failures: %s", reason[i], gpu_reason(i));
+	/* Memory that is short is not the user's mistake. */
+	EXPECT_EQ(n - 1, reason[VSVM_REASON_NONE] + reason[VSVM_REASON_NO_MEMORY]);
+	ASSERT_EQ(0, munmap(mem, len));
+	STATS(&after);
+	EXPECT_EQ(0, after.mapped_bytes - before.mapped_bytes + len);
+}
+
 /* Failures inside the driver's callbacks. */
 TEST_F(svm, prepare_fails)
 {
@@ -327,7 +421,8 @@ TEST_F(svm, prepare_fails)
 	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
 }
 
-TEST_F(svm, commit_fails)
+/* EAGAIN of the driver is no error but a reason to begin anew. */
+TEST_F(svm, commit_is_retried)
 {
 	struct drm_vsvm_stats before, after;
 	size_t len = 4 * page_size();
@@ -336,15 +431,39 @@ TEST_F(svm, commit_fails)
 	NEED_DEBUG();
 	pattern_fill(mem, len, SEED_A);
 	STATS(&before);
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_FAIL, VSVM_POINT_COMMIT, 1, 0));
-	GPU_FAILS(VSVM_REASON_NO_MEMORY, gpu_fill(self->gpu, mem, 8, 1));
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_FAIL, VSVM_POINT_COMMIT, 3, 0));
+	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
 	STATS(&after);
-	EXPECT_EQ(before.injected + 1, after.injected);
+	EXPECT_EQ(before.injected + 3, after.injected);
+	EXPECT_LE(before.retries + 3, after.retries);
+}
+
+/* A request has a bound on that; a fault of the engine waits, as hardware does. */
+TEST_F(svm, commit_never_succeeds)
+{
+	uint64_t *mem = map_small(page_size());
+	uint64_t start = now_ms(), seqno;
+	struct drm_vsvm_stats before, after;
+	struct list list = {};
+	int ret;
+
+	NEED_DEBUG();
+	STATS(&before);
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_FAIL, VSVM_POINT_COMMIT, 1ULL << 40, 0));
+	ret = gpu_map_ahead(self->gpu, mem, page_size(), VSVM_MAP_WRITE);
+	EXPECT_TRUE(ret == -ETIME || ret == -EAGAIN)
+		TH_LOG("%s", strerror(-ret));
+	EXPECT_GT(start + 15000, now_ms());
+	STATS(&after);
 	EXPECT_EQ(before.mapped_bytes, after.mapped_bytes);
 	EXPECT_EQ(before.segments, after.segments);
 	EXPECT_EQ(before.leaves_4k, after.leaves_4k);
-	ASSERT_EQ(-1, pattern_check(mem, len, SEED_A));
-	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
+	list_fill(&list, mem, 8, 1);
+	ASSERT_EQ(0, gpu_submit(self->gpu, 0, &list, NULL, 0, &seqno));
+	ASSERT_EQ(-ETIME, gpu_wait(self->gpu, 0, seqno, NULL, 0, 500, NULL));
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_FAIL, VSVM_POINT_COMMIT, 0, 0));
+	GPU_OK(gpu_wait(self->gpu, 0, seqno, NULL, 0, 10000, NULL));
+	ASSERT_EQ(1, *mem);
 }
 
 /* A thread that changes the memory all the time, faster than a delayed fault can follow. */
@@ -381,6 +500,7 @@ TEST_F(svm, storm_of_invalidations)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, storm, &s));
 	start = now_ms();
 	ret = gpu_map_ahead(self->gpu, s.mem, page_size(), VSVM_MAP_WRITE);
+	TH_LOG("map ahead ended after %llu ms", (unsigned long long)(now_ms() - start));
 	EXPECT_TRUE(ret == -ETIME || ret == -EAGAIN)
 		TH_LOG("%s", strerror(-ret));
 	EXPECT_GT(start + 15000, now_ms());

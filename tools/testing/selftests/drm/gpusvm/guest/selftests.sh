@@ -12,5 +12,6 @@ run reclaim 90 /tests/svm_reclaim
 run races 150 /tests/svm_races
 run exit 120 /tests/svm_exit
 run bad_input 60 /tests/svm_bad_input
+run dmirror 60 /tests/svm_dmirror
 run inject 150 /tests/svm_inject
 driver_off
