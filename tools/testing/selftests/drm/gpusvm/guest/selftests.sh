@@ -14,4 +14,5 @@ run exit 120 /tests/svm_exit
 run bad_input 60 /tests/svm_bad_input
 run dmirror 60 /tests/svm_dmirror
 run inject 150 /tests/svm_inject
+run debug 60 /tests/svm_debug
 driver_off
