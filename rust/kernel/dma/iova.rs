@@ -213,8 +213,8 @@ impl<D: KeepBound> Reservation<D> {
     /// # Safety
     ///
     /// - The range must consist of whole runs, each linked with the same `attrs` as given here, and
-    ///   not unlinked since. (`dir` matters only to cache maintenance, which coherent devices do
-    ///   without: runs of several directions may be unlinked together.)
+    ///   not unlinked since. (`dir` matters only to cache maintenance. Runs exist on coherent devices
+    ///   only, see above, which do without: those of several directions may be unlinked together.)
     /// - The device must not use the addresses any more.
     pub unsafe fn unlink(&self, offset: usize, len: usize, dir: DataDirection, attrs: Attrs) {
         unsafe_precondition_assert!(self.check_range(offset, len).is_ok());

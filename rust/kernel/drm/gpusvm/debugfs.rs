@@ -9,8 +9,9 @@
 //!     segments    one line each: span, device address, "rw" or "ro"
 //! ```
 //!
-//! The number is the one in the tracepoints. The files are for people, not an interface; they show
-//! each range at a moment of its own.
+//! The number is the one in the tracepoints. The files are for people, not an interface. They show each
+//! range at a moment of its own, under its notifier lock, and are made anew for a larger buffer as
+//! long as they do not fit: reading those of a large mirror all the time slows it down.
 
 use core::{
     ops::Range,
