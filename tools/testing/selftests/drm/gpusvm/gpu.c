@@ -11,6 +11,7 @@
 #include <drm/drm.h>
 
 #include "gpu.h"
+#include "kselftest.h"
 #include "mem.h"
 
 /* Render nodes have the minors 128 to 191. */
@@ -331,7 +332,7 @@ const char *gpu_reason(unsigned int reason)
 		[VSVM_REASON_INACCESSIBLE] = "inaccessible",
 	};
 
-	if (reason < sizeof(name) / sizeof(name[0]) && name[reason])
+	if (reason < ARRAY_SIZE(name) && name[reason])
 		return name[reason];
 	return reason == GPU_WRONG_DATA ? "wrong data" : "unknown";
 }

@@ -619,7 +619,7 @@ TEST_F(svm, numa_hints)
 	size_t len = COUNTERS * page_size();
 	long long updates = read_key("/proc/vmstat", "numa_pte_updates");
 	const char *debug = "/sys/kernel/debug/sched/numa_balancing/";
-	const char *files[] = { "scan_delay_ms", "scan_period_min_ms", "scan_period_max_ms" };
+	static const char * const files[] = { "scan_delay_ms", "scan_period_min_ms", "scan_period_max_ms" };
 	char path[128];
 	size_t i;
 
@@ -714,7 +714,7 @@ static void disturb_all(struct racer *racer)
 		disturb_soft_dirty, disturb_compact,
 	};
 
-	step[race_random(racer) % (sizeof(step) / sizeof(step[0]))](racer);
+	step[race_random(racer) % ARRAY_SIZE(step)](racer);
 }
 
 TEST_F_TIMEOUT(svm, everything, 60)

@@ -14,10 +14,9 @@
 #define SEED_B 0xb0b
 #define SEED_C 0xc0de
 
-#define NEED_SWAP() do { \
+#define NEED_SWAP() \
 	ASSERT_TRUE(have_swap()) \
-		TH_LOG("no swap area is active"); \
-} while (0)
+		TH_LOG("no swap area is active")
 
 static void page_out_all(struct __test_metadata *_metadata, void *mem, size_t len)
 {
