@@ -19,7 +19,7 @@ pub enum FaultError {
     Invalid,
     /// Invalidations kept winning until the retry limit was reached (`EAGAIN`).
     ///
-    /// Only a driver that set no deadline can see this; the fault can be tried again.
+    /// The fault can be tried again; usually a deadline passes first ([`Timeout`](Self::Timeout)).
     Retry,
     /// There is no mapping at the address (`EFAULT`).
     Unmapped,

@@ -71,8 +71,8 @@ use super::{
 /// (`HMM_RANGE_DEFAULT_TIMEOUT`).
 const DEFAULT_TIMEOUT_MS: u32 = bindings::HMM_RANGE_DEFAULT_TIMEOUT;
 
-/// Lost races after which a fault without a deadline gives up.
-const MAX_RETRIES: u32 = 4096;
+/// Lost races after which a fault gives up, deadline or not: the last resort.
+const MAX_RETRIES: u32 = 8192;
 
 /// Lost races after which a fault begins to get out of the way of those who win them.
 const EAGER_RETRIES: u32 = 64;
@@ -92,9 +92,9 @@ const MAX_PROBE_MISSES: u32 = 2;
 #[derive(Copy, Clone, Debug)]
 pub struct FaultOptions {
     /// How long to fight invalidations for one block, in jiffies: `None` for the default of one
-    /// second, 0 for no deadline but a bounded number of lost races. The clock starts anew whenever a
-    /// walk ends, so that waiting for a page from disk, or from user space by userfaultfd, does not
-    /// count.
+    /// second, 0 for no deadline. The number of lost races is bounded either way. Walks of the CPU page
+    /// tables do not count, so that a page may come from disk, or from user space by userfaultfd; each
+    /// of them has the whole time to fight invalidations itself.
     pub timeout: Option<Jiffies>,
     /// Give up when the current task is being killed.
     pub killable: bool,
@@ -157,8 +157,13 @@ impl From<FaultError> for Stop {
 /// What is left of a fault's patience.
 struct Budget {
     start: Instant<Monotonic>,
+    /// Time that was spent in walks.
+    walking: Delta,
     /// `None` for no deadline.
     timeout: Option<Delta>,
+    /// The same for a walk, in jiffies. Without a deadline walks have one nevertheless, since a walk
+    /// that fights invalidations does not notice that its task is being killed.
+    walk_timeout: Jiffies,
     retries: u32,
     dma_failures: u32,
     walk_faults: u32,
@@ -173,6 +178,12 @@ impl Budget {
 
         Self {
             start: Instant::now(),
+            walking: Delta::ZERO,
+            walk_timeout: if jiffies != 0 {
+                jiffies
+            } else {
+                msecs_to_jiffies(DEFAULT_TIMEOUT_MS)
+            },
             timeout: (jiffies != 0)
                 .then(|| Delta::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
             retries: 0,
@@ -181,31 +192,26 @@ impl Budget {
         }
     }
 
-    /// What is left of it for a walk, in jiffies; 0 for no limit.
-    fn left(&self) -> Jiffies {
-        let Some(timeout) = self.timeout else {
-            return 0;
-        };
-        let ms = timeout
-            .as_millis()
-            .saturating_sub(self.start.elapsed().as_millis())
-            .clamp(1, i64::from(i32::MAX));
+    /// Runs a walk, whose time does not count.
+    fn walk<R>(&mut self, walk: impl FnOnce() -> R) -> R {
+        let start: Instant<Monotonic> = Instant::now();
+        let result = walk();
 
-        // CAST: It was clamped to what fits.
-        msecs_to_jiffies(ms as u32).max(1)
-    }
-
-    /// The fault got somewhere.
-    fn progress(&mut self) {
-        self.start = Instant::now();
+        // OVERFLOW: These are nanoseconds of the uptime.
+        self.walking += start.elapsed();
+        result
     }
 
     fn retry(&mut self) -> Result<(), FaultError> {
         self.retries = self.retries.saturating_add(1);
-        match self.timeout {
-            Some(timeout) if self.start.elapsed() > timeout => return Err(FaultError::Timeout),
-            None if self.retries > MAX_RETRIES => return Err(FaultError::Retry),
-            _ => {}
+        if let Some(timeout) = self.timeout {
+            // OVERFLOW: Neither is negative.
+            if self.start.elapsed() - self.walking > timeout {
+                return Err(FaultError::Timeout);
+            }
+        }
+        if self.retries > MAX_RETRIES {
+            return Err(FaultError::Retry);
         }
         if self.retries > EAGER_RETRIES {
             fsleep(Delta::from_micros(100));
@@ -227,6 +233,8 @@ impl Budget {
         if self.walk_faults >= MAX_WALK_FAULTS {
             return Err(FaultError::Inaccessible);
         }
+        // Whoever replaces the VMA needs time to do so.
+        fsleep(Delta::from_millis(1));
         Ok(())
     }
 }
@@ -242,6 +250,10 @@ struct Target<'a, T: Driver> {
     access: Access,
     /// What shall be faulted in as well, for which access.
     around: Option<(ops::Range<usize>, Access)>,
+    /// How long a walk may fight invalidations, in jiffies.
+    timeout: Jiffies,
+    /// A walk that took so long is no reason to give up.
+    no_deadline: bool,
 }
 
 impl<T: Driver> Target<'_, T> {
@@ -378,10 +390,7 @@ impl<T: Driver> GpuSvm<T> {
                     self.tidy(want.start, err);
                     return Err(err);
                 }
-                Err(Stop::Narrow) => {
-                    around = false;
-                    budget.progress();
-                }
+                Err(Stop::Narrow) => around = false,
                 Err(Stop::Again) => {
                     done.retries = done.retries.saturating_add(1);
                     budget.retry()?;
@@ -452,6 +461,8 @@ impl<T: Driver> GpuSvm<T> {
             around: if around { vma.around(&block) } else { None },
             block,
             access,
+            timeout: budget.walk_timeout,
+            no_deadline: budget.timeout.is_none(),
         };
 
         if self.is_resolved(&target)? {
@@ -461,13 +472,19 @@ impl<T: Driver> GpuSvm<T> {
             .prepare(target.block.clone())
             .map_err(driver_error)?;
 
-        let (seq, staged) = self
-            .scratch
-            .with(|scratch| self.walk(&target, mm, &mut state, scratch, budget, done))
+        let (seq, staged) = budget
+            .walk(|| {
+                self.scratch
+                    .with(|scratch| self.walk(&target, mm, &mut state, scratch, done))
+            })
             .map_err(|_| FaultError::NoMemory)??;
-        budget.progress();
         self.driver.walked(target.block.clone());
         self.commit(&target, &state, seq, staged)?;
+        drop(state);
+        if range.is_unmapped() {
+            // The collector may have come by in vain while the mutex was held.
+            self.collector.queue();
+        }
         Ok(target.asked.end)
     }
 
@@ -499,11 +516,10 @@ impl<T: Driver> GpuSvm<T> {
         mm: &MmWithUser,
         state: &mut FaultState,
         scratch: &mut hmm::Window,
-        budget: &Budget,
         done: &mut FaultDone,
     ) -> Result<(Seq, Segments), Stop> {
         if self.may_be_huge(target, state) {
-            if let Some(found) = self.probe(target, mm, state, scratch, budget, done)? {
+            if let Some(found) = self.probe(target, mm, state, scratch, done)? {
                 return Ok(found);
             }
         }
@@ -520,11 +536,11 @@ impl<T: Driver> GpuSvm<T> {
             target.block.clone(),
             &request,
             scratch,
-            budget.left(),
+            target.timeout,
         )
         .map_err(|err| self.classify(err, target, mm))?;
 
-        let staged = stage(target, mm, || walked.segments())?;
+        let staged = stage(target, mm, walked.seq(), walked.segments())?;
         if let [only] = staged.as_slice() {
             if only.len() == BLOCK_SIZE {
                 state.probe_misses = 0;
@@ -551,7 +567,6 @@ impl<T: Driver> GpuSvm<T> {
         mm: &MmWithUser,
         state: &mut FaultState,
         scratch: &mut hmm::Window,
-        budget: &Budget,
         done: &mut FaultDone,
     ) -> Result<Option<(Seq, Segments)>, Stop> {
         let first = target.block.start;
@@ -565,10 +580,10 @@ impl<T: Driver> GpuSvm<T> {
         done.walks = done.walks.saturating_add(1);
         // An error is found again by the walk, which knows what is asked for.
         if let Ok(Some((seq, seg))) =
-            hmm::probe(target.window, mm, first, &request, scratch, budget.left())
+            hmm::probe(target.window, mm, first, &request, scratch, target.timeout)
         {
             if contains(&seg.va, &target.block) {
-                let staged = stage(target, mm, || core::iter::once(seg.clone()))?;
+                let staged = stage(target, mm, seq, core::iter::once(seg))?;
 
                 state.probe_misses = 0;
                 return Ok(Some((seq, staged)));
@@ -595,7 +610,11 @@ impl<T: Driver> GpuSvm<T> {
             return Stop::Narrow;
         }
         if err == EBUSY {
-            return FaultError::Timeout.into();
+            return if target.no_deadline {
+                Stop::Again
+            } else {
+                FaultError::Timeout.into()
+            };
         }
         if err == ENOMEM {
             return FaultError::NoMemory.into();
@@ -665,27 +684,36 @@ fn driver_error(err: Error) -> Stop {
     }
 }
 
-/// Makes the block out of `walked`. May sleep.
+/// Makes the block out of `walked`, the segments of a walk with the sequence number `seq`. May sleep.
 ///
 /// Only what is in VMAs that a device may see gets in.
-fn stage<T: Driver, I: Iterator<Item = hmm::Segment>>(
+fn stage<T: Driver>(
     target: &Target<'_, T>,
     mm: &MmWithUser,
-    walked: impl Fn() -> I,
+    seq: Seq,
+    walked: impl Iterator<Item = hmm::Segment>,
 ) -> Result<Segments, Stop> {
     let start = block_start(target.block.start);
+    let mut walked = walked.peekable();
     let mut staged = Segments::new();
 
     for_each_mirrored(mm, &target.block, |part| {
-        for seg in walked() {
-            let va = intersect(&seg.va, &part);
-
-            if va.is_empty() {
-                continue;
+        // Both VMAs and segments are in order; a segment may reach into the next VMA.
+        while let Some(seg) = walked.peek().filter(|seg| seg.va.start < part.end).cloned() {
+            if seg.va.end <= part.end {
+                walked.next();
             }
-            if !matches!(seg.kind, Kind::System) {
-                if overlap(&va, &target.asked) {
-                    return Err(FaultError::Conflict);
+            let va = intersect(&seg.va, &part);
+            let more = seg.va.end > part.end;
+
+            let is_system = matches!(seg.kind, Kind::System);
+
+            if !is_system && !va.is_empty() && overlap(&va, &target.asked) {
+                return Err(FaultError::Conflict);
+            }
+            if !is_system || va.is_empty() {
+                if more {
+                    break;
                 }
                 continue;
             }
@@ -700,6 +728,9 @@ fn stage<T: Driver, I: Iterator<Item = hmm::Segment>>(
                     seg.write,
                 ))
                 .map_err(|_| FaultError::NoMemory)?;
+            if more {
+                break;
+            }
         }
         Ok(())
     })?;
@@ -707,7 +738,11 @@ fn stage<T: Driver, I: Iterator<Item = hmm::Segment>>(
     // Without this check, a fault could succeed without its page being mapped, over and over.
     let reached = covered_by(staged.as_slice(), start, target.asked.start, target.access);
     if reached < target.asked.end {
-        return Err(Stop::WalkFault);
+        return Err(if target.window.read().retry(seq) {
+            Stop::Again
+        } else {
+            Stop::WalkFault
+        });
     }
     staged.shrink().map_err(|_| FaultError::NoMemory)?;
     Ok(staged)

@@ -69,7 +69,7 @@ impl<T: Driver> GpuSvm<T> {
                 c"gpusvm::notifier_lock",
                 static_lock_class!(),
             ),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
         .map_err(|err| {
             if err == EINTR {
@@ -79,8 +79,8 @@ impl<T: Driver> GpuSvm<T> {
                 FaultError::NoMemory
             }
         })?;
-        let node =
-            RBTreeNode::new(start, window.clone(), GFP_KERNEL).map_err(|_| FaultError::NoMemory)?;
+        let node = RBTreeNode::new(start, window.clone(), GFP_KERNEL_ACCOUNT)
+            .map_err(|_| FaultError::NoMemory)?;
 
         let mut windows = self.windows.lock();
         if let Some(there) = windows.get(&start).cloned() {
@@ -138,7 +138,8 @@ impl<T: Driver> GpuSvm<T> {
 
     /// The range that contains `addr`, a new one if need be; `None` if another thread interfered.
     ///
-    /// A new range takes its bounds from `vma`, which may have changed in the meantime. That needs no care: every walk looks at the VMAs again.
+    /// A new range takes its bounds from `vma`, which may have changed in the meantime. That needs no
+    /// care: every walk looks at the VMAs again.
     pub(super) fn range(
         &self,
         window: &Arc<Notifier<T>>,

@@ -9,12 +9,12 @@
 //! forks, protects or migrates that memory, the core mm tells the library before it happens, and the
 //! library calls [`Driver::stop`] and [`Driver::wait`], and unmaps the memory from the device.
 //!
-//! - A *window* ([`window`]) is an aligned stretch of addresses with one interval notifier and one
+//! - A *window* (`window`) is an aligned stretch of addresses with one interval notifier and one
 //!   lock, the *notifier lock*.
-//! - A *range* ([`range`]) lies in a window, and is what a fault creates: as large as
+//! - A *range* (`range`) lies in a window, and is what a fault creates: as large as
 //!   [`Driver::CHUNK_SIZES`] and the process's mappings allow. Its mutex serialises faults on it;
 //!   faults on different ranges run side by side.
-//! - *Pages* ([`pages`]) are what the device has of a range, in blocks of [`BLOCK_SIZE`] that are
+//! - *Pages* (`pages`) are what the device has of a range, in blocks of [`BLOCK_SIZE`] that are
 //!   valid or not each by itself.
 //! - [`ValidPages`] is the proof that pages are valid, and the only way to their device addresses.
 //!
@@ -138,6 +138,9 @@ pub use kernel::mm::hmm::Access;
 /// notifiers. It must be dropped in process context, with no lock held that [`Driver`] methods or
 /// the core mm could take. When the device is unbound first, everything is stopped and unmapped then,
 /// and the mirror stays as an empty shell.
+///
+/// Its memory is charged to the memory cgroup of the task that calls [`GpuSvm::fault`], so to nobody if
+/// that is a kernel thread of the driver.
 ///
 /// Follows `struct drm_gpusvm` of [`include/drm/drm_gpusvm.h`](srctree/include/drm/drm_gpusvm.h).
 #[pin_data(PinnedDrop)]

@@ -274,7 +274,7 @@ impl Pages {
     /// Nothing mapped yet for `span`, which is not empty and page aligned. May sleep.
     pub(super) fn new(span: Range<usize>, dev: MirrorDevice) -> Result<Self, AllocError> {
         let count = block_count(&span);
-        let mut blocks = KVec::with_capacity(count, GFP_KERNEL)?;
+        let mut blocks = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
 
         for _ in 0..count {
             // INVARIANT: Absent, and no segments.
@@ -283,7 +283,7 @@ impl Pages {
                     state: Atomic::new(ABSENT),
                     segments: UnsafeCell::new(Segments::Few(None)),
                 },
-                GFP_KERNEL,
+                GFP_KERNEL_ACCOUNT,
             )?;
         }
         // INVARIANT: `count` blocks were made.

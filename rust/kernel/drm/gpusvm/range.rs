@@ -97,7 +97,7 @@ impl<T: Driver> Range<T> {
                     "gpusvm::Range::fault"
                 ),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
         .map_err(|_| AllocError)
     }

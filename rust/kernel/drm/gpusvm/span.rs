@@ -75,9 +75,9 @@ pub(super) fn aligned_window(addr: usize, size: usize) -> Option<Range<usize>> {
 
 /// Chooses the span of a new range around `addr`.
 ///
-/// It is the first of `sizes` (powers of two, descending; those below a page count as a page) whose aligned window around `addr` lies
-/// inside `limit` and for which `is_free` holds; `None` if no size fits. Follows
-/// `drm_gpusvm_range_chunk_size()` in
+/// It is the first of `sizes` (powers of two, descending; those below a page count as a page) whose
+/// aligned window around `addr` lies inside `limit` and for which `is_free` holds; `None` if no size
+/// fits. Follows `drm_gpusvm_range_chunk_size()` in
 /// [`drivers/gpu/drm/drm_gpusvm.c`](srctree/drivers/gpu/drm/drm_gpusvm.c), without its assumption
 /// of 4 KiB pages.
 pub(super) fn choose_chunk(
@@ -96,8 +96,8 @@ pub(super) fn choose_chunk(
         .find(|chunk| contains(limit, chunk) && is_free(chunk))
 }
 
-/// Checks a driver's chunk sizes at build time: powers of two, none larger than the one before, the last
-/// one a page or less.
+/// Checks a driver's chunk sizes at build time: powers of two, none larger than the one before, the
+/// last one a page or less.
 pub(super) const fn chunk_sizes_are_valid(sizes: &[usize]) -> bool {
     let mut i = 0;
 

@@ -504,7 +504,7 @@ mod fault_tests {
         assert!(t.is_sound());
         // For ever: the deadline ends it.
         let options = FaultOptions {
-            timeout: Some(kernel::time::msecs_to_jiffies(50)),
+            timeout: Some(kernel::time::msecs_to_jiffies(20)),
             ..FaultOptions::default()
         };
         t.svm.driver().again_commit.store(u32::MAX, Relaxed);

@@ -183,7 +183,8 @@ pub(super) fn insert_range<T: Driver>(
         return Ok(None);
     }
     // OVERFLOW: Spans are not empty.
-    let node = RBTreeNode::new(span.end - 1, range.clone(), GFP_KERNEL).map_err(|_| AllocError)?;
+    let node =
+        RBTreeNode::new(span.end - 1, range.clone(), GFP_KERNEL_ACCOUNT).map_err(|_| AllocError)?;
     let mut state = window.write();
 
     if state.closed || state.overlapping(&span).next().is_some() {
