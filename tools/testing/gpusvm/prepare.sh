@@ -99,13 +99,12 @@ make_root() {
 		--dpkgopt='path-exclude=/usr/share/locale/*' \
 		--setup-hook="sed -n 's/ $suite main/ $suite-backports main/p' \"\$1/etc/apt/sources.list\" >\"\$1/etc/apt/sources.list.d/backports.list\"" \
 		--include="$packages" "$suite" "$cache/root.new" $address
-	if [ "$(id -u)" = 0 ]; then
-		watched "making the build root" "$cache/log/root.log" mmdebstrap "$@"
-	else
-		watched "making the build root" "$cache/log/root.log" \
-			unshare --user --map-root-user --map-auto --mount --pid --fork --mount-proc \
-			mmdebstrap --mode=root "$@"
-	fi
+	# In namespaces of its own, so that nothing stays mounted if it is interrupted.
+	user=
+	[ "$(id -u)" = 0 ] || user='--user --map-root-user --map-auto'
+	# shellcheck disable=SC2086 # several words, or none
+	watched "making the build root" "$cache/log/root.log" \
+		unshare $user --mount --pid --fork --kill-child --mount-proc mmdebstrap --mode=root "$@"
 	for mount in repo src build cache kdir; do
 		asroot mkdir -p "$cache/root.new/$mount"
 	done
