@@ -47,6 +47,12 @@ extern "C" {
  */
 #define VSVM_MAX_JOBS		64
 
+/** VSVM_MAX_DATA_HELD - Most bytes of data that the command lists of a queue hold together. */
+#define VSVM_MAX_DATA_HELD	0x4000000
+
+/** VSVM_MAX_FILES - Most open files of one device; one more fails with EMFILE. */
+#define VSVM_MAX_FILES		256
+
 /** VSVM_NO_DATA - An offset into the data that means "do not store it". */
 #define VSVM_NO_DATA		(~0ULL)
 
@@ -118,7 +124,7 @@ struct drm_vsvm_command {
  * more than %VSVM_MAX_COMMANDS; @data_size above %VSVM_MAX_DATA; a command whose
  * length is zero, whose span wraps or leaves %VSVM_ADDRESS_BITS, is not aligned
  * as its op demands, or whose data is outside the buffer), ECANCELED (the queue
- * has stopped), EBUSY (%VSVM_MAX_JOBS).
+ * has stopped), EBUSY (%VSVM_MAX_JOBS or %VSVM_MAX_DATA_HELD is reached).
  */
 struct drm_vsvm_submit {
 	/** @commands: User pointer to an array of &struct drm_vsvm_command. */
@@ -292,7 +298,9 @@ struct drm_vsvm_queue {
  * struct drm_vsvm_map_ahead - argument of &DRM_IOCTL_VSVM_MAP_AHEAD
  *
  * Maps a span before the GPU touches it, as if each of its pages had faulted.
- * It is a hint for speed: what is mapped may be unmapped at any time.
+ * It is a hint for speed: what is mapped may be unmapped at any time. Where user
+ * space handles page faults (userfaultfd) it waits for that, until the process is
+ * killed; the device cannot be unbound meanwhile.
  *
  * Errors, all of which may leave a part of the span mapped: EINVAL (not page
  * aligned, empty, wraps, outside of %VSVM_ADDRESS_BITS, unknown flag; nothing is
@@ -424,9 +432,9 @@ enum drm_vsvm_debug_op {
 	 */
 	VSVM_DEBUG_DELAY = 1,
 	/**
-	 * @VSVM_DEBUG_FAIL: Let the next @value passes of @point fail: with
-	 * ENOMEM at PREPARE, with EAGAIN at COMMIT. Zero ends it. EINVAL for
-	 * other points.
+	 * @VSVM_DEBUG_FAIL: Let the next @value passes of @point fail: at
+	 * PREPARE with ENOMEM, at COMMIT with EAGAIN, which makes the library
+	 * try again. Zero ends it. EINVAL for other points.
 	 */
 	VSVM_DEBUG_FAIL = 2,
 	/**

@@ -18,7 +18,8 @@ use kernel::{
     sync::{
         Arc,
         Mutex, //
-    }, //
+    },
+    uapi, //
 };
 
 use crate::{
@@ -36,6 +37,9 @@ use crate::{
 
 /// The DRM driver.
 pub(crate) struct VsvmDrm;
+
+/// Most address spaces that can be open on one device: each has threads, which nobody else limits.
+const MAX_SPACES: usize = uapi::VSVM_MAX_FILES as usize;
 
 /// The DRM device of this driver.
 pub(crate) type VsvmDevice<Ctx = drm::Normal> = drm::Device<VsvmDrm, Ctx>;
@@ -79,11 +83,13 @@ impl Shared {
         &self.memory
     }
 
-    /// Opens an address space for the current process. Sleeps. For errors see
-    /// [`new_svm`](crate::space::new_svm).
+    /// Opens an address space for the current process. Sleeps.
+    ///
+    /// `EMFILE` if there are too many; for other errors see [`new_svm`](crate::space::new_svm).
     pub(crate) fn open(self: &Arc<Self>) -> Result<Arc<Space>> {
         let space = Space::new(self)?;
         let added = match &mut *self.spaces.lock() {
+            Some(spaces) if spaces.len() >= MAX_SPACES => Err(EMFILE),
             Some(spaces) => spaces.push(space.clone(), GFP_KERNEL).map_err(Error::from),
             None => Err(ENODEV),
         };

@@ -121,16 +121,21 @@ impl File {
         let data_size = usize::try_from(args.data_size)?;
         // OVERFLOW: Both are limited.
         let mut reader = user_slice(args.commands, count * size_of::<UserCommand>())?.reader();
-        let mut commands = KVVec::with_capacity(count, GFP_KERNEL)?;
+        // Charged to the caller, as much as it may be.
+        let mut commands = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
 
         for _ in 0..count {
             let command = reader.read::<UserCommand>()?;
 
-            commands.push(Command::from_user(command.get(), data_size)?, GFP_KERNEL)?;
+            commands.push(
+                Command::from_user(command.get(), data_size)?,
+                GFP_KERNEL_ACCOUNT,
+            )?;
         }
-        let mut data = KVVec::with_capacity(data_size, GFP_KERNEL)?;
+        let flags = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+        let mut data = KVVec::with_capacity(data_size, flags)?;
 
-        user_slice(args.data, data_size)?.read_all(&mut data, GFP_KERNEL)?;
+        user_slice(args.data, data_size)?.read_all(&mut data, flags)?;
         args.seqno = space
             .running_queue(args.queue)?
             .submit(Job { commands, data })?;
@@ -197,6 +202,9 @@ impl File {
     }
 
     /// `DRM_IOCTL_VSVM_MAP_AHEAD`.
+    ///
+    /// An ioctl keeps the device from being unbound, and this one may wait for user space, where
+    /// that handles page faults. It ends when the process is killed.
     pub(crate) fn map_ahead(
         _dev: &VsvmDevice<Registered>,
         _reg: &(),

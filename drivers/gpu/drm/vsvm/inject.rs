@@ -162,8 +162,11 @@ impl Injector {
         self.moved.notify_all();
     }
 
-    /// Somebody comes to `point`. Returns whether it shall fail. May sleep.
-    pub(crate) fn pass(&self, point: Point) -> bool {
+    /// Somebody comes to `point`. May sleep.
+    ///
+    /// Fails if a test wants it: at [`Point::Prepare`] with `ENOMEM`, at [`Point::Commit`] with
+    /// `EAGAIN`, which asks the library to try again. Elsewhere nothing fails.
+    pub(crate) fn pass(&self, point: Point) -> Result {
         let delay = get(&self.delays_ms, point).map_or(0, |d| d.load(Relaxed));
 
         if delay != 0 {
@@ -174,7 +177,14 @@ impl Injector {
         if self.has_barrier.load(Relaxed) {
             self.meet(point);
         }
-        get(&self.failures, point).is_some_and(|f| self.take(f))
+        if get(&self.failures, point).is_some_and(|left| self.take(left)) {
+            return Err(if point == Point::Commit {
+                EAGAIN
+            } else {
+                ENOMEM
+            });
+        }
+        Ok(())
     }
 
     /// Takes one of the failures that are left.

@@ -10,19 +10,20 @@
 //! - [`prepare`](PageTable::prepare) may sleep and allocate: it is the only function that makes
 //!   tables, and it makes the lowest ones too, even where a large leaf is likely. Nothing below it
 //!   ever needs memory.
+//! - [`release`](PageTable::release) gives tables back. Ranges may share one, and one of them may be
+//!   prepared and have no leaf yet, so each lowest table knows which of its pages are prepared.
 //! - [`map`](PageTable::map) runs under the notifier lock, in parallel with others for other spans.
-//! - [`unmap`](PageTable::unmap) may run in memory reclaim: it takes no lock.
+//! - [`unmap`](PageTable::unmap) may run in memory reclaim.
 //! - [`translate`](PageTable::translate) is the hardware. It runs whenever it wants.
 //!
-//! So entries are atomics, and a table that was made stays until the address space ends: then
-//! readers need neither locks nor reference counts. It costs 4 KiB of entries for each 2 MiB of
-//! addresses that the GPU has ever touched.
+//! So leaves are atomics, and the tree of tables has a lock of its own, which is held for writing
+//! only to hang in or take out a table. Tables are allocated before it is taken and freed after it is
+//! dropped, since a task in reclaim may wait for it.
 
 use core::ops::Range;
 
 use kernel::{
     dma::DmaAddress,
-    new_mutex,
     prelude::*,
     sizes::*,
     sync::{
@@ -33,8 +34,10 @@ use kernel::{
             },
             Atomic, //
         },
-        Mutex,
-        SetOnce, //
+        rwsem::{
+            new_rwsem,
+            RwSemaphore, //
+        }, //
     }, //
 };
 
@@ -105,7 +108,7 @@ impl Leaf {
     }
 }
 
-/// What can be made on demand as a child of a [`Dir`].
+/// What can be a child of a [`Dir`].
 trait Node: Sized {
     fn new() -> Result<Self>;
 }
@@ -115,10 +118,10 @@ struct Leaves(KVec<Atomic<u64>>);
 
 impl Node for Leaves {
     fn new() -> Result<Self> {
-        let mut entries = KVec::with_capacity(FAN_OUT, GFP_KERNEL)?;
+        let mut entries = KVec::with_capacity(FAN_OUT, GFP_KERNEL_ACCOUNT)?;
 
         for _ in 0..FAN_OUT {
-            entries.push(Atomic::new(0), GFP_KERNEL)?;
+            entries.push(Atomic::new(0), GFP_KERNEL_ACCOUNT)?;
         }
         Ok(Self(entries))
     }
@@ -149,43 +152,120 @@ impl Leaves {
     }
 }
 
-/// A table whose entries are tables, made when they are needed and never taken away.
-struct Dir<T>(KVec<SetOnce<KBox<T>>>);
+/// A table of the lowest level.
+struct Lowest {
+    leaves: Leaves,
+    /// One bit for each page: some range wants to be able to map it.
+    prepared: [u64; FAN_OUT / 64],
+}
 
-impl<T> Node for Dir<T> {
+impl Node for Lowest {
     fn new() -> Result<Self> {
-        let mut children = KVec::with_capacity(FAN_OUT, GFP_KERNEL)?;
-
-        for _ in 0..FAN_OUT {
-            children.push(SetOnce::new(), GFP_KERNEL)?;
-        }
-        Ok(Self(children))
+        Ok(Self {
+            leaves: Leaves::new()?,
+            prepared: [0; FAN_OUT / 64],
+        })
     }
 }
 
-impl<T: Node> Dir<T> {
-    fn get(&self, index: usize) -> Option<&T> {
-        Some(self.0.get(index)?.as_ref()?)
+impl Lowest {
+    /// The bits of `span`, which is inside of what the table translates: for each word its mask.
+    fn masks(span: &Range<usize>) -> impl Iterator<Item = u64> {
+        let first = index(span.start, SMALL_SHIFT);
+        // OVERFLOW: `span` is not empty and at most as long as the table.
+        let end = first + (span.end - span.start).div_ceil(SMALL);
+
+        (0..FAN_OUT).step_by(64).map(move |word| {
+            let from = first.clamp(word, word + 64) - word;
+            let to = end.clamp(word, word + 64) - word;
+
+            // `to - from` ones, shifted up by `from`.
+            match to - from {
+                0 => 0,
+                ones => (u64::MAX >> (64 - ones)) << from,
+            }
+        })
     }
 
-    /// Like `get`, and makes the child if there is none. `_alone` shows that nobody else does.
-    fn get_or_make(&self, index: usize, _alone: &mut ()) -> Result<&T> {
-        let slot = self.0.get(index).ok_or(EINVAL)?;
+    fn is_prepared(&self, span: &Range<usize>) -> bool {
+        self.prepared
+            .iter()
+            .zip(Self::masks(span))
+            .all(|(word, mask)| word & mask == mask)
+    }
 
-        if slot.as_ref().is_none() {
-            slot.populate(KBox::new(T::new()?, GFP_KERNEL)?);
+    fn set_prepared(&mut self, span: &Range<usize>, prepared: bool) {
+        for (word, mask) in self.prepared.iter_mut().zip(Self::masks(span)) {
+            *word = if prepared {
+                *word | mask
+            } else {
+                *word & !mask
+            };
         }
-        Ok(slot.as_ref().ok_or(ENOMEM)?)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.prepared.iter().any(|word| *word != 0)
+    }
+}
+
+/// A table whose entries are tables.
+struct Dir<T> {
+    children: KVec<Option<KBox<T>>>,
+    /// How many children there are.
+    used: usize,
+}
+
+impl<T> Node for Dir<T> {
+    fn new() -> Result<Self> {
+        let mut children = KVec::with_capacity(FAN_OUT, GFP_KERNEL_ACCOUNT)?;
+
+        for _ in 0..FAN_OUT {
+            children.push(None, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(Self { children, used: 0 })
+    }
+}
+
+impl<T> Dir<T> {
+    fn get(&self, index: usize) -> Option<&T> {
+        self.children.get(index)?.as_deref()
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        self.children.get_mut(index)?.as_deref_mut()
+    }
+
+    /// The child, which is `spare` if there was none; [`None`] if there is none either.
+    fn get_or_put(&mut self, index: usize, spare: &mut Option<KBox<T>>) -> Option<&mut T> {
+        let slot = self.children.get_mut(index)?;
+
+        if slot.is_none() {
+            *slot = Some(spare.take()?);
+            self.used += 1;
+        }
+        slot.as_deref_mut()
+    }
+
+    fn take(&mut self, index: usize) -> Option<KBox<T>> {
+        let child = self.children.get_mut(index)?.take()?;
+
+        self.used -= 1;
+        Some(child)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.used == 0
     }
 }
 
 /// The second lowest level: its entries are large leaves *and* tables of small ones.
 ///
 /// Where both are there, the large leaf counts. The table below it is made in advance, so that the
-/// leaf can be split without allocation.
+/// leaf can be split without allocation; there is no large leaf without it.
 struct Middle {
     large: Leaves,
-    small: Dir<Leaves>,
+    small: Dir<Lowest>,
 }
 
 impl Node for Middle {
@@ -197,6 +277,8 @@ impl Node for Middle {
     }
 }
 
+type Root = Dir<Dir<Middle>>;
+
 /// Index of `va` in the table whose entries translate `1 << shift` bytes each.
 const fn index(va: usize, shift: u32) -> usize {
     (va >> shift) % FAN_OUT
@@ -207,13 +289,29 @@ const LARGE_SHIFT: u32 = LARGE.trailing_zeros();
 const SHIFT_1G: u32 = 30;
 const SHIFT_512G: u32 = 39;
 
+/// The table of the second lowest level that translates `va`.
+fn middle(root: &Root, va: usize) -> Option<&Middle> {
+    if va >= LIMIT {
+        return None;
+    }
+    root.get(index(va, SHIFT_512G))?.get(index(va, SHIFT_1G))
+}
+
+/// The stretches of `span`, which ends at or below [`LIMIT`], that are in one lowest table each.
+fn blocks(span: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let span = span.clone();
+    // OVERFLOW: Below `LIMIT`, this and what follows.
+    (span.start & !(LARGE - 1)..span.end)
+        .step_by(LARGE)
+        .map(move |block| block.max(span.start)..span.end.min(block + LARGE))
+}
+
 /// A GPU page table.
 #[pin_data]
 pub(crate) struct PageTable {
-    root: Dir<Dir<Middle>>,
-    /// Held while tables are made; never taken in reclaim.
+    /// May be taken in reclaim: nothing is allocated or freed under it.
     #[pin]
-    making: Mutex<()>,
+    root: RwSemaphore<Root>,
     small_leaves: Counter,
     large_leaves: Counter,
 }
@@ -222,8 +320,7 @@ impl PageTable {
     /// Makes an empty page table.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            root: Dir::new()?,
-            making <- new_mutex!((), "vsvm::PageTable::making"),
+            root <- new_rwsem!(Root::new()?, "vsvm::PageTable::root"),
             small_leaves: Counter::new(),
             large_leaves: Counter::new(),
         })
@@ -236,79 +333,152 @@ impl PageTable {
 
     /// Makes all tables that leaves in `span` need. Sleeps.
     ///
-    /// What it made stays if it fails in the middle.
+    /// `EINVAL` if the span cannot be translated. What it made stays if it fails in the middle.
     pub(crate) fn prepare(&self, span: Range<usize>) -> Result {
         if span.end > LIMIT {
             return Err(EINVAL);
         }
-        let mut alone = self.making.lock();
-        let mut va = span.start & !(LARGE - 1);
+        for part in blocks(&span) {
+            let done = middle(&self.root.read(), part.start)
+                .and_then(|middle| middle.small.get(index(part.start, LARGE_SHIFT)))
+                .is_some_and(|lowest| lowest.is_prepared(&part));
 
-        while va < span.end {
-            self.root
-                .get_or_make(index(va, SHIFT_512G), &mut alone)?
-                .get_or_make(index(va, SHIFT_1G), &mut alone)?
-                .small
-                .get_or_make(index(va, LARGE_SHIFT), &mut alone)?;
-            // OVERFLOW: `va` is below `LIMIT`.
-            va += LARGE;
+            if !done {
+                // Not done only if what was there at first is gone, which cannot go on for long.
+                while !self.grow(&part)? {}
+            }
         }
         Ok(())
     }
 
-    fn middle(&self, va: usize) -> Option<&Middle> {
-        if va >= LIMIT {
+    /// Makes the tables for `part`, which are in one lowest table; `false` if one was taken away
+    /// meanwhile.
+    fn grow(&self, part: &Range<usize>) -> Result<bool> {
+        let at = (
+            index(part.start, SHIFT_512G),
+            index(part.start, SHIFT_1G),
+            index(part.start, LARGE_SHIFT),
+        );
+        let (needs_dir, needs_middle, needs_lowest) = {
+            let root = self.root.read();
+            let dir = root.get(at.0);
+            let middle = dir.and_then(|dir| dir.get(at.1));
+            let lowest = middle.and_then(|middle| middle.small.get(at.2));
+
+            (dir.is_none(), middle.is_none(), lowest.is_none())
+        };
+        let (mut dir, mut middle, mut lowest) = (None, None, None);
+
+        if needs_dir {
+            dir = Some(KBox::new(Dir::new()?, GFP_KERNEL_ACCOUNT)?);
+        }
+        if needs_middle {
+            middle = Some(KBox::new(Middle::new()?, GFP_KERNEL_ACCOUNT)?);
+        }
+        if needs_lowest {
+            lowest = Some(KBox::new(Lowest::new()?, GFP_KERNEL_ACCOUNT)?);
+        }
+        // Declared last, so that it is dropped before what turns out to be superfluous.
+        let mut root = self.root.write();
+        let lowest = root
+            .get_or_put(at.0, &mut dir)
+            .and_then(|dir| dir.get_or_put(at.1, &mut middle))
+            .and_then(|middle| middle.small.get_or_put(at.2, &mut lowest));
+
+        Ok(lowest
+            .map(|lowest| lowest.set_prepared(part, true))
+            .is_some())
+    }
+
+    /// Gives back the tables that only `span` needed, in which nothing is mapped any more. Sleeps.
+    pub(crate) fn release(&self, span: Range<usize>) {
+        let span = span.start..span.end.min(LIMIT);
+
+        for part in blocks(&span) {
+            // Freed here, without the lock.
+            drop(self.shrink(&part));
+        }
+    }
+
+    /// Takes out the tables that nobody needs without `part`, which is in one lowest table.
+    fn shrink(&self, part: &Range<usize>) -> impl Sized {
+        let at = (
+            index(part.start, SHIFT_512G),
+            index(part.start, SHIFT_1G),
+            index(part.start, LARGE_SHIFT),
+        );
+        let mut root = self.root.write();
+        let dir = root.get_mut(at.0)?;
+        let middle = dir.get_mut(at.1)?;
+        let lowest = middle.small.get_mut(at.2)?;
+
+        lowest.set_prepared(part, false);
+        if lowest.is_wanted() {
             return None;
         }
-        self.root
-            .get(index(va, SHIFT_512G))?
-            .get(index(va, SHIFT_1G))
+        // Nothing is mapped, and so nothing is cleared here. It would not do to lose count.
+        middle.large.store(at.2, 0, &self.large_leaves);
+        self.clear_small(&lowest.leaves, 0..FAN_OUT);
+
+        let lowest = middle.small.take(at.2);
+        let middle = if middle.small.is_empty() {
+            dir.take(at.1)
+        } else {
+            None
+        };
+        let dir = if dir.is_empty() {
+            root.take(at.0)
+        } else {
+            None
+        };
+
+        Some((lowest, middle, dir))
     }
 
     /// Translates the addresses `va` to `dma..`, which are contiguous; replaces what was there.
     ///
     /// Both must be multiples of [`SMALL`]. Fails with `EFAULT` if the span was not prepared, in
-    /// the middle of the work. Does not allocate, takes no lock; must not run in parallel with
-    /// `map` or `unmap` of the same addresses.
+    /// the middle of the work. Does not allocate; must not run in parallel with `map` or `unmap` of
+    /// the same addresses.
     pub(crate) fn map(&self, va: Range<usize>, dma: DmaAddress, write: bool) -> Result {
         let flags = VALID | if write { WRITE } else { 0 };
-        let mut at = va.start;
+        let root = self.root.read();
 
-        while at < va.end {
-            let middle = self.middle(at).ok_or(EFAULT)?;
-            let i = index(at, LARGE_SHIFT);
-            let small = middle.small.get(i).ok_or(EFAULT)?;
-            let block = at & !(LARGE - 1);
-            // OVERFLOW: `middle` says that `at` is below `LIMIT`.
-            let end = va.end.min(block + LARGE);
-            let dma = dma.wrapping_add((at - va.start) as DmaAddress);
+        if va.end > LIMIT {
+            return Err(EFAULT);
+        }
+        for part in blocks(&va) {
+            let middle = middle(&root, part.start).ok_or(EFAULT)?;
+            let i = index(part.start, LARGE_SHIFT);
+            let small = &middle.small.get(i).ok_or(EFAULT)?.leaves;
+            let dma = dma.wrapping_add((part.start - va.start) as DmaAddress);
 
-            if end - at == LARGE && dma % LARGE as DmaAddress == 0 {
+            if part.end - part.start == LARGE && dma % LARGE as DmaAddress == 0 {
                 middle.large.store(i, dma | flags, &self.large_leaves);
                 self.clear_small(small, 0..FAN_OUT);
             } else {
                 self.split(middle, i);
-                for (k, va) in (at..end).step_by(SMALL).enumerate() {
+                for (k, va) in part.step_by(SMALL).enumerate() {
                     // OVERFLOW: `k` is below `FAN_OUT`.
                     let dma = dma.wrapping_add((k * SMALL) as DmaAddress);
                     small.store(index(va, SMALL_SHIFT), dma | flags, &self.small_leaves);
                 }
             }
-            at = end;
         }
         Ok(())
     }
 
-    /// Takes away every translation of addresses in `span`, and no other. Takes no lock.
+    /// Takes away every translation of addresses in `span`, and no other.
     ///
-    /// A large leaf of which only a part is in `span` is split.
+    /// A large leaf of which only a part is in `span` is split. Does not allocate.
     pub(crate) fn unmap(&self, span: Range<usize>) {
+        let root = self.root.read();
         let limit = span.end.min(LIMIT);
         let mut at = span.start;
 
         while at < limit {
-            let Some(middle) = self.middle(at) else {
-                // Nothing was ever mapped in this GiB.
+            let Some(middle) = middle(&root, at) else {
+                // There is no table for this GiB.
                 // OVERFLOW: `at` is below `LIMIT`.
                 at = (at | ((1 << SHIFT_1G) - 1)) + 1;
                 continue;
@@ -324,7 +494,9 @@ impl PageTable {
                 self.split(middle, i);
             }
             if let Some(small) = middle.small.get(i) {
-                self.clear_small(small, index(at, SMALL_SHIFT)..(end - block).div_ceil(SMALL));
+                let entries = index(at, SMALL_SHIFT)..(end - block).div_ceil(SMALL);
+
+                self.clear_small(&small.leaves, entries);
             }
             at = end;
         }
@@ -343,11 +515,12 @@ impl PageTable {
         if entry & VALID == 0 {
             return;
         }
-        // `prepare` made the table. Were it not there, the whole leaf would go, which is safe.
+        // There is a table below each large leaf. Were it not so, the whole leaf would go, which
+        // is safe.
         if let Some(small) = middle.small.get(i) {
             for k in 0..FAN_OUT {
                 let entry = entry.wrapping_add((k * SMALL) as u64);
-                small.store(k, entry, &self.small_leaves);
+                small.leaves.store(k, entry, &self.small_leaves);
             }
         }
         // The large leaf goes last: whoever translates meanwhile finds one of the two.
@@ -356,11 +529,13 @@ impl PageTable {
 
     /// Looks up the translation of `va`, as the hardware does on a TLB miss.
     pub(crate) fn translate(&self, va: usize) -> Option<Leaf> {
-        let middle = self.middle(va)?;
+        let root = self.root.read();
+        let middle = middle(&root, va)?;
         let i = index(va, LARGE_SHIFT);
 
         Leaf::new(va, LARGE, middle.large.load(i)).or_else(|| {
-            let entry = middle.small.get(i)?.load(index(va, SMALL_SHIFT));
+            let small = &middle.small.get(i)?.leaves;
+            let entry = small.load(index(va, SMALL_SHIFT));
             Leaf::new(va, SMALL, entry)
         })
     }
@@ -524,6 +699,63 @@ mod tests {
         assert!(read_only.agrees(&small, BASE + SMALL));
         assert!(!small.agrees(&read_only, BASE + SMALL));
         assert!(!large.agrees(&Leaf { dma: 0, ..small }, BASE + SMALL));
+    }
+
+    #[test]
+    fn tables_are_given_back() -> Result {
+        let table = KBox::try_pin_init(PageTable::new(), GFP_KERNEL)?;
+        let is_bare = || table.root.read().is_empty();
+        let first = BASE..BASE + 3 * SMALL;
+        let second = BASE + 5 * SMALL..BASE + LARGE + SMALL;
+
+        assert!(is_bare());
+        table.prepare(first.clone())?;
+        table.prepare(first.clone())?;
+        table.prepare(second.clone())?;
+        assert_eq!(
+            table.map(BASE + 4 * SMALL..BASE + 5 * SMALL, 0x5000, true),
+            Ok(())
+        );
+        table.unmap(BASE..BASE + LARGE);
+        // Each keeps the table that both are in.
+        table.release(first.clone());
+        assert_eq!(table.map(second.clone(), 0x5000, true), Ok(()));
+        table.unmap(second.clone());
+        table.prepare(first.clone())?;
+        table.release(second.clone());
+        assert_eq!(table.map(first.clone(), 0x5000, true), Ok(()));
+        assert_eq!(
+            table.map(BASE + LARGE..BASE + LARGE + SMALL, 0x5000, true),
+            Err(EFAULT)
+        );
+        table.unmap(first.clone());
+        assert!(!is_bare());
+        table.release(first.clone());
+        assert!(is_bare());
+        // What was not prepared, and what cannot be.
+        table.release(first);
+        table.release(LIMIT - LARGE..LIMIT + LARGE);
+        assert_eq!(table.leaves(), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn prepared_bits() -> Result {
+        let mut lowest = Lowest::new()?;
+        let page = |n: usize| BASE + n * SMALL;
+
+        for (from, to) in [(0, 1), (63, 64), (63, 65), (10, 500), (511, 512), (0, 512)] {
+            let span = page(from)..page(to);
+
+            assert!(!lowest.is_prepared(&span));
+            lowest.set_prepared(&span, true);
+            assert!(lowest.is_prepared(&span));
+            let ones: u32 = lowest.prepared.iter().map(|word| word.count_ones()).sum();
+            assert_eq!(ones as usize, to - from);
+            lowest.set_prepared(&span, false);
+            assert!(!lowest.is_wanted());
+        }
+        Ok(())
     }
 
     /// Random maps and unmaps against a plain array.

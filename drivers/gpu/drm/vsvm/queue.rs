@@ -39,7 +39,7 @@ use crate::{
 const MAX_JOBS: usize = uapi::VSVM_MAX_JOBS as usize;
 
 /// Most bytes of data that the command lists of a queue hold together.
-const MAX_DATA_HELD: usize = 4 * uapi::VSVM_MAX_DATA as usize;
+const MAX_DATA_HELD: usize = uapi::VSVM_MAX_DATA_HELD as usize;
 
 /// A command list.
 pub(crate) struct Job {

@@ -20,22 +20,19 @@ use crate::{
 impl Driver for Vm {
     /// Tables for `span`, before anything is written into them. May sleep.
     fn prepare(&self, span: Range<usize>) -> Result {
-        if self.injector().pass(Point::Prepare) {
-            return Err(ENOMEM);
-        }
+        self.injector().pass(Point::Prepare)?;
         self.page_table().prepare(span)
     }
 
     /// Only a place for tests to stop at.
     fn walked(&self, _span: Range<usize>) {
-        self.injector().pass(Point::Walked);
+        // Nothing can fail here.
+        let _ = self.injector().pass(Point::Walked);
     }
 
     /// Leaf entries, from addresses that are proved to be valid. The notifier lock is held.
     fn commit(&self, pages: &ValidPages<'_>) -> Result {
-        if self.injector().pass(Point::Commit) {
-            return Err(EAGAIN);
-        }
+        self.injector().pass(Point::Commit)?;
         self.counters().commits.add(1);
         for segment in pages.iter() {
             self.page_table()
@@ -53,5 +50,10 @@ impl Driver for Vm {
     /// The flush ends. After this the pages may be gone.
     fn wait(&self) {
         self.wait_flushed();
+    }
+
+    /// The process has unmapped `span`, and nobody will map it here before it is prepared again.
+    fn release(&self, span: Range<usize>) {
+        self.page_table().release(span);
     }
 }

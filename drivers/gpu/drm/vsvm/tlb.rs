@@ -72,13 +72,14 @@ impl Tlb {
 
     /// Remembers a translation, and forgets another one.
     pub(crate) fn insert(&mut self, leaf: Leaf) {
-        let set = if leaf.size == LARGE {
-            &mut self.large
+        // Divided by constants: the compiler need not care for zero.
+        let slot = if leaf.size == LARGE {
+            self.large.get_mut(leaf.va / LARGE % SLOTS)
         } else {
-            &mut self.small
+            self.small.get_mut(leaf.va / SMALL % SLOTS)
         };
 
-        if let Some(slot) = set.get_mut(leaf.va / leaf.size % SLOTS) {
+        if let Some(slot) = slot {
             *slot = Some(leaf);
         }
     }
