@@ -40,21 +40,46 @@ def flag(name):
     return os.environ.get(f"RIG_{name}", "") not in ("", "0", "n", "no")
 
 
+def variant(plan, name):
+    """The kernel that stands for a kernel of the plan: with KASAN=1 another for the test kernel."""
+    return plan.kernels["kasan" if flag("KASAN") and name == "test" else name]
+
+
+def prepared(plan, chosen):
+    """Builds what boots need; each one's run, or the failure that it has instead."""
+    runs, broken = [], {}
+    lay()
+    for boot in chosen:
+        one = variant(plan, boot.kernel)
+        if one.name == "kasan":
+            boot.limit *= 3
+        try:
+            if one.name in broken:
+                raise broken[one.name]
+            if one.name not in [run.kernel.name for run in runs if isinstance(run, vm.Run)]:
+                kernel.build(one)
+                if one.arch == "x86_64":
+                    guest.programs(one)
+            runs.append(vm.Run(boot, one))
+        except ui.Failed as failed:
+            broken[one.name] = failed
+            runs.append(failed)
+    return runs
+
+
 def boots(plan, chosen, extra=(), show=False):
     """Builds what the boots need, makes them and gives back each one's results."""
-    kasan = flag("KASAN")
-    needed = []
-    for boot in chosen:
-        one = plan.kernels["kasan" if kasan and boot.kernel == "test" else boot.kernel]
-        needed.append((boot, one))
-    lay()
-    for one in dict.fromkeys(one for _, one in needed):
-        kernel.build(one)
-    if needed[0][1].arch == "x86_64":
-        guest.programs(needed[0][1])
-    ours = guest.ours()
-    return [results.of_boot(vm.boot(boot, one, extra, show and boot.show), ours)
-            for boot, one in needed]
+    with Cache():
+        runs = prepared(plan, chosen)
+        ours = guest.ours()
+    got = []
+    for boot, run in zip(chosen, runs):
+        if isinstance(run, ui.Failed):
+            got.append([(Result(f"{boot.name}/{results.NO_BOOT}", FAIL, str(run)), run.log)])
+            continue
+        vm.boot(run, extra, show and boot.show)
+        got.append(results.of_boot(run, ours))
+    return got
 
 
 def unit_tests():
@@ -83,10 +108,9 @@ def all_tests(plan, every):
     """Every test, compared with the lists of expected names."""
     update = flag("UPDATE")
     groups = {"rig": unit_tests()}
-    with Cache():
-        chosen = plan.of_test(os.environ.get("RIG_ARCH") or "x86_64")
-        for boot, got in zip(chosen, boots(plan, chosen)):
-            groups[boot.name] = got
+    chosen = plan.of_test(os.environ.get("RIG_ARCH") or "x86_64")
+    for boot, got in zip(chosen, boots(plan, chosen)):
+        groups[boot.name] = got
     for group, got in groups.items():
         for one, log in got:
             every.add([one], log)
@@ -141,12 +165,11 @@ def one_boot(plan, *names):
 def some(plan, chosen, extra=()):
     """Some boots, without the comparison with the expected names; each result is a line."""
     every = results.Results()
-    with Cache():
-        for boot, got in zip(chosen, boots(plan, chosen, extra, show=True)):
-            for one, log in got:
-                if not boot.show:
-                    print(one)
-                every.add([one], log)
+    for boot, got in zip(chosen, boots(plan, chosen, extra, show=True)):
+        for one, log in got:
+            if not boot.show and one.status == PASS:
+                print(one)
+            every.add([one], log)
     return every.report()
 
 
@@ -158,17 +181,17 @@ def kunit(plan):
 
 def shell(plan):
     """make shell: the machine with a terminal."""
-    prepare(plan)
-    one = plan.kernels["kasan" if flag("KASAN") else "test"]
     with Cache():
-        folder = vm.prepare(plan.boots["shell"], one)
-    vm.shell(plan.boots["shell"], one, folder)
+        run = prepared(plan, [plan.boots["shell"]])[0]
+    if isinstance(run, ui.Failed):
+        raise run
+    vm.shell(run)
     return 0
 
 
 def prepare(plan):
     """make prepare: everything up to the first boot."""
-    one = plan.kernels["kasan" if flag("KASAN") else "test"]
+    one = variant(plan, "test")
     with Cache():
         lay()
         kernel.build(one)

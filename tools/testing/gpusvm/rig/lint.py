@@ -59,9 +59,8 @@ def crates():
     """The objects of the Rust crates with code of ours: the kernel crate and the drivers."""
     found = ["rust/kernel.o"]
     for path in paths("Makefile"):
-        folder = os.path.dirname(path)
-        for name in re.findall(r"^obj-\$\(CONFIG_\w+\) \+= (\w+)\.o", read(f"{SRC}/{path}").decode(),
-                               re.M):
+        folder, text = os.path.dirname(path), read(f"{SRC}/{path}").decode()
+        for name in re.findall(r"^obj-\$\(CONFIG_\w+\) \+= (\w+)\.o", text, re.M):
             if os.path.exists(f"{SRC}/{folder}/{name}.rs"):
                 found.append(f"{folder}/{name}.o")
     return found

@@ -5,10 +5,14 @@ import os
 import subprocess
 
 from rig import klog, ktap, ui
+from rig.kernel import LOGS
 from rig.ktap import FAIL, PASS, SKIP, Result
 from rig.overlay import write
 
+# Stands for a boot that could not be made.
+NO_BOOT = "(build)"
 NO_KUNIT = "kunit.enable=0"
+LIST = f"{LOGS}/results.txt"
 EXPECTED = "/repo/tools/testing/gpusvm/expected"
 
 
@@ -27,7 +31,11 @@ class Results:
         return sum(one.status == status for one in self.all)
 
     def report(self):
-        """Prints what failed or was skipped, then the sum; returns the exit status."""
+        """Prints what failed or was skipped, then the sum; returns the exit status.
+
+        All results are in log/results.txt.
+        """
+        write(LIST, "".join(f"{one}\n" for one in self.all).encode(), 0o644)
         for result in self.all:
             if result.status == SKIP:
                 print(f"SKIP {result.name}" + (f": {result.why}" if result.why else ""))
@@ -88,6 +96,8 @@ def compare(results, group, update):
     """The differences between a group's tests and the list of them in the repository."""
     path = f"{EXPECTED}/{group}.txt"
     got = names(results)
+    if got == [f"{group}/{NO_BOOT}"]:
+        return []
     if update:
         write(path, "".join(f"{name}\n" for name in got).encode(), 0o644)
         return []

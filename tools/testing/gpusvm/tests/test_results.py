@@ -14,8 +14,12 @@ from rig.ktap import FAIL, PASS, SKIP, Result
 
 
 def outcome(every):
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stdout(io.StringIO()) as out, \
+            tempfile.TemporaryDirectory() as folder, \
+            mock.patch.object(results, "LIST", f"{folder}/results.txt"):
         code = every.report()
+        with open(results.LIST) as file:
+            assert len(file.readlines()) == len(every.all)
     return code, out.getvalue().splitlines()
 
 
@@ -67,6 +71,10 @@ class Expected(unittest.TestCase):
         self.assertEqual(self.compare("g/a", "g/b", "g/c"),
                          [("g/c", "not in the list of expected tests")])
         self.assertEqual(self.compare("g/a", "g/b", "g/b"), [("g/b", "two tests have this name")])
+
+    def test_boot_that_could_not_be_made_is_one_failure(self):
+        self.compare("g/a", "g/b", update=True)
+        self.assertEqual(self.compare(f"g/{results.NO_BOOT}"), [])
 
     def test_signs_of_missing_tests_are_no_names(self):
         self.compare("g/a", update=True)
