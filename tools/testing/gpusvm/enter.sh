@@ -10,7 +10,8 @@
 #   /repo   this repository     /src    the kernel tree with the overlay
 #   /cache  the cache folder    /build  one object tree for each kernel
 #
-# GPUSVM_KDIR binds one more kernel tree as /kdir. Root needs no user namespace; anybody else gets
+# GPUSVM_KDIR binds one more kernel tree as /kdir. Name service, certificates and proxies are the
+# host's, for cargo. Root needs no user namespace; anybody else gets
 # one with the sub-ids of /etc/subuid, as dpkg needs more than one user.
 set -eu
 
@@ -32,10 +33,16 @@ mount --bind "$cache/tree" "$root/src"
 mount --bind "$cache/build" "$root/build"
 mount --bind "$cache" "$root/cache"
 [ -z "${GPUSVM_KDIR:-}" ] || mount --bind "$GPUSVM_KDIR" "$root/kdir"
+for file in /etc/resolv.conf /etc/ssl/certs/ca-certificates.crt; do
+	[ -f "$file" ] || continue
+	[ -f "$root$file" ] || : >"$root$file"
+	mount --bind "$file" "$root$file"
+done
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 exec chroot "$root" /usr/bin/env -i HOME=/root TERM="${TERM:-dumb}" LANG=C.UTF-8 \
 	PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 \
+	http_proxy="${http_proxy:-}" https_proxy="${https_proxy:-}" no_proxy="${no_proxy:-}" \
 	PYTHONPATH=/repo/tools/testing/gpusvm HOST_CACHE="$cache" HOST_KDIR="${GPUSVM_KDIR:-}" "$@"
 ' enter "$cache" "$repo" "$@"

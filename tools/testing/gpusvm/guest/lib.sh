@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # For guest scripts: `. /tests/lib.sh`.
 
+# How many times longer programs may take in a slow kernel (gpusvm.slow=N).
+_slow=$(sed -n 's/.*gpusvm\.slow=\([0-9]*\).*/\1/p' /proc/cmdline)
+
 # run NAME [SECONDS] COMMAND...: runs a test program that prints TAP. Its results are named
 # NAME.<test>; one that prints no result counts by its exit status (4: skipped). It is killed
 # after SECONDS (120).
@@ -12,6 +15,7 @@ run() {
 	esac
 	echo "gpusvm-run: $_name"
 	echo "gpusvm: $_name begins" >/dev/kmsg
+	_limit=$((_limit * ${_slow:-1}))
 	timeout -s KILL "$_limit" "$@"
 	_code=$?
 	_note=

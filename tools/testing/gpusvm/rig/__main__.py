@@ -6,12 +6,14 @@ import os
 import sys
 import unittest
 
-from rig import docs, guest, kernel, lint, results, ui, vm
+from rig import cargo, docs, guest, kernel, lint, results, ui, vm
 from rig.ktap import FAIL, PASS, Result
 from rig.overlay import Overlay
 from rig.plan import Plan
 
 UNIT_TESTS = "/repo/tools/testing/gpusvm/tests"
+# How much longer everything may take with the address sanitizer.
+KASAN = 3
 
 
 class Cache:
@@ -47,22 +49,33 @@ def variant(plan, name):
 
 def prepared(plan, chosen):
     """Builds what boots need; each one's run, or the failure that it has instead."""
-    runs, broken = [], {}
+    runs, built, broken = [], [], {}
     lay()
     for boot in chosen:
         one = variant(plan, boot.kernel)
         if one.name == "kasan":
-            boot.limit *= 3
+            boot.slow(KASAN)
         try:
+            blame = one.name
             if one.name in broken:
                 raise broken[one.name]
-            if one.name not in [run.kernel.name for run in runs if isinstance(run, vm.Run)]:
+            if one not in built:
                 kernel.build(one)
+                built.append(one)
                 if one.arch == "x86_64":
                     guest.programs(one)
-            runs.append(vm.Run(boot, one))
+            for program in plan.used(boot):
+                if program.name in broken:
+                    raise broken[program.name]
+                if program not in built:
+                    blame = program.name
+                    cargo.build(program)
+                    built.append(program)
+            blame = None
+            runs.append(vm.Run(boot, one, plan))
         except ui.Failed as failed:
-            broken[one.name] = failed
+            if blame:
+                broken[blame] = failed
             runs.append(failed)
     return runs
 
@@ -108,7 +121,11 @@ def all_tests(plan, every):
     """Every test, compared with the lists of expected names."""
     update = flag("UPDATE")
     groups = {"rig": unit_tests()}
-    chosen = plan.of_test(os.environ.get("RIG_ARCH") or "x86_64")
+    arch = os.environ.get("RIG_ARCH") or "x86_64"
+    for program in plan.programs.values():
+        if program.check and arch == "x86_64":
+            groups[program.name] = cargo.test(program)
+    chosen = plan.of_test(arch)
     for boot, got in zip(chosen, boots(plan, chosen)):
         groups[boot.name] = got
     for group, got in groups.items():
@@ -122,6 +139,10 @@ def all_lints(plan, every):
         lay()
         for one, log in lint.lint(plan):
             every.add([one], log)
+        for program in plan.programs.values():
+            if program.check:
+                for one, log in cargo.lint(program):
+                    every.add([one], log)
 
 
 def test(plan):
@@ -151,7 +172,12 @@ def both(plan):
 
 def target(plan, name, extra=()):
     """make kunit, selftests, hmm-tests, run: the boots of one target, each result a line."""
-    return some(plan, plan.of_target(name), extra)
+    chosen = plan.of_target(name)
+    if not chosen:
+        raise ui.Failed(f"there is no command {name}")
+    if chosen[0].interactive:
+        return shell(plan, chosen[0])
+    return some(plan, chosen, extra)
 
 
 def one_boot(plan, *names):
@@ -179,10 +205,10 @@ def kunit(plan):
     return target(plan, "kunit", [f"kunit.filter_glob={pattern}"] if pattern else [])
 
 
-def shell(plan):
-    """make shell: the machine with a terminal."""
+def shell(plan, boot):
+    """make shell: a machine with a terminal."""
     with Cache():
-        run = prepared(plan, [plan.boots["shell"]])[0]
+        run = prepared(plan, [boot])[0]
     if isinstance(run, ui.Failed):
         raise run
     vm.shell(run)
@@ -206,7 +232,7 @@ def html(plan):
         return docs.docs(plan)
 
 
-COMMANDS = {"test": test, "kunit": kunit, "shell": shell, "prepare": prepare, "lint": lints,
+COMMANDS = {"test": test, "kunit": kunit, "prepare": prepare, "lint": lints,
             "ci": both, "docs": html, "boot": one_boot}
 
 
@@ -215,10 +241,7 @@ def main():
     try:
         if command in COMMANDS:
             return COMMANDS[command](Plan(), *words)
-        plan = Plan()
-        if not plan.of_target(command):
-            raise ui.Failed(f"there is no command {command}")
-        return target(plan, command)
+        return target(Plan(), command, *words)
     except ui.Failed as failed:
         print(f"\n*** {failed}", file=sys.stderr)
         if failed.log:

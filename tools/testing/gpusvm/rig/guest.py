@@ -13,8 +13,8 @@ from rig.kernel import LOGS, SRC, make
 from rig.overlay import read, write
 
 REPO = "/repo"
-SELFTESTS = f"{SRC}/tools/testing/selftests/drm/gpusvm"
-SCRIPTS = [f"{REPO}/tools/testing/gpusvm/guest", f"{SELFTESTS}/guest"]
+SELFTESTS = [f"{SRC}/tools/testing/selftests/drm/{name}" for name in ("gpusvm", "amdgpu-emu")]
+SCRIPTS = [f"{REPO}/tools/testing/gpusvm/guest", *(f"{folder}/guest" for folder in SELFTESTS)]
 HEADERS = "/build/headers"
 PROGRAMS = "/build/programs"
 # KUnit suites in these modules run when the guest loads them.
@@ -42,10 +42,11 @@ def programs(kernel):
     os.makedirs(PROGRAMS, exist_ok=True)
     flags = f"-isystem {HEADERS}/include"
     with ui.step("building the test programs"):
-        if os.path.exists(f"{SELFTESTS}/Makefile"):
-            ui.run(["make", "-C", SELFTESTS, "CC=clang", f"OUTPUT={PROGRAMS}",
-                    f"KHDR_INCLUDES={flags}", f"top_srcdir={SRC}", "LDFLAGS=-static", "all"],
-                   f"{LOGS}/programs.log", name="test programs")
+        for folder in SELFTESTS:
+            if os.path.exists(f"{folder}/Makefile"):
+                ui.run(["make", "-C", folder, "CC=clang", f"OUTPUT={PROGRAMS}",
+                        f"KHDR_INCLUDES={flags}", f"top_srcdir={SRC}", "LDFLAGS=-static", "all"],
+                       f"{LOGS}/programs-{os.path.basename(folder)}.log", name="test programs")
         hmm_tests(flags)
 
 
@@ -70,10 +71,8 @@ def executables(folder):
             yield path
 
 
-def initramfs(kernel, target):
-    """Packs an initramfs for a kernel."""
-    root = f"{target}.d"
-    shutil.rmtree(root, ignore_errors=True)
+def root(kernel, root):
+    """Lays out what the guest of a kernel has as its root; returns the folder."""
     for folder in ("bin", "dev", "proc", "sys", "tmp", "tests", "etc", "mnt"):
         os.makedirs(f"{root}/{folder}")
     shutil.copy("/bin/busybox", f"{root}/bin/busybox")
@@ -86,6 +85,11 @@ def initramfs(kernel, target):
     for path in executables(PROGRAMS):
         shutil.copy(path, f"{root}/tests/")
     modules(kernel, root)
+    return root
+
+
+def pack(root, target):
+    """Packs a folder as an initramfs, and removes it."""
     with open(target, "wb") as out:
         names = "\n".join(os.path.relpath(os.path.join(folder, name), root)
                           for folder, folders, files in os.walk(root)

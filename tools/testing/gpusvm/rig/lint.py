@@ -47,8 +47,13 @@ def check(name, command, bad=None, **kwargs):
     return Result(f"lint/{name}", PASS), log
 
 
+def rust():
+    """The kernel's Rust: programs in tools/ have cargo's checks."""
+    return [path for path in paths(".rs") if not path.startswith("tools/")]
+
+
 def rustfmt():
-    files = [f"{SRC}/{path}" for path in paths(".rs")]
+    files = [f"{SRC}/{path}" for path in rust()]
     return check("rustfmt", ["rustfmt", "--check", "-l", "--edition", "2021", "--config-path",
                              f"{SRC}/.rustfmt.toml", "--config", "skip_children=true,"
                              "unstable_features=true", *files],
@@ -98,7 +103,7 @@ def blocks(log):
 
 def complaints(name, commands, cwd):
     """What checkers say about our files; also how one fails that says nothing about them."""
-    found, why, ours = [], "", set(paths(".rs"))
+    found, why, ours = [], "", set(rust())
     for number, command in enumerate(commands):
         log = f"{LOGS}/lint-{name}{number or ''}.log"
         try:
@@ -132,7 +137,7 @@ def unsafe():
     """Unsafe code only where the design allows it."""
     allowed = re.compile(r"rust/kernel/(sync/rwsem\.rs|mm/|dma/|kunit/|drm/gpusvm/)|/ffi\.rs$")
     found = []
-    for path in paths(".rs"):
+    for path in rust():
         for number, line in enumerate(read(f"{SRC}/{path}").decode().splitlines(), 1):
             code = line.split("//")[0]
             if re.search(r"\bunsafe\b(?!_)", code) and not allowed.search(path):

@@ -57,7 +57,8 @@ class Overlay:
             if not os.path.isdir(os.path.join(self.repo, top)):
                 continue
             for folder, folders, names in os.walk(os.path.join(self.repo, top)):
-                folders[:] = sorted(name for name in folders if not IGNORED.search(name))
+                folders[:] = sorted(name for name in folders if not IGNORED.search(name)
+                                    and not (name == "target" and "Cargo.toml" in names))
                 for name in names:
                     if not IGNORED.search(name):
                         path = os.path.join(folder, name)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The plan: which kernels there are, which boots `make test` makes. It is read from plan.conf."""
+"""The plan: kernels, programs, and the boots that `make test` makes. It is read from plan.conf."""
 
 import configparser
 import os
+import shlex
 
 from rig.ui import Failed
 
 HERE = "/repo/tools/testing"
+DEVICES = {"iommu", "edu"}
 
 
 class Kernel:
@@ -27,13 +29,48 @@ class Boot:
         self.kernel = section.get("kernel", "test")
         self.run = section.get("run", "").split()
         self.append = section.get("append", "").split()
-        self.limit = section.getint("limit", 300)
+        self.limit = section.getint("limit", 600)
         self.memory = section.get("memory", "2G")
         self.cpus = section.getint("cpus", 2)
         self.target = section.get("target", name)
         self.test = section.getboolean("test", True)
         self.after = section.get("after", "")
         self.show = section.getboolean("show", False)
+        self.devices = section.get("devices", "iommu edu").split()
+        if not set(self.devices) <= DEVICES:
+            raise Failed(f"boot {name}: devices are: {' '.join(sorted(DEVICES))}")
+        self.qemu = section.get("qemu", "")
+        self.beside = section.get("beside", "")
+        self.stage = section.get("stage", "")
+
+    def slow(self, factor):
+        """Gives the boot, and each program in it, more time."""
+        self.limit *= factor
+        self.append.append(f"gpusvm.slow={factor}")
+
+    @property
+    def interactive(self):
+        """Whether somebody sits at the machine's terminal."""
+        return any(name.endswith("shell") for name in self.run)
+
+
+class Program:
+    """A program of the repository that runs in the build root, made by cargo."""
+
+    def __init__(self, name, section):
+        self.name = name
+        self.source = os.path.join("/repo", section["cargo"])
+        self.env = dict(word.split("=", 1) for word in section.get("env", "").split())
+        self.check = section.getboolean("check", True)
+        self.target = f"/build/cargo/{name}"
+        self.path = f"{self.target}/release/{name}"
+
+
+def words(text, **values):
+    """The words of a key: quoted as for a shell, with {folder} and the like filled in."""
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return shlex.split(text)
 
 
 class Plan:
@@ -43,15 +80,17 @@ class Plan:
         conf = configparser.ConfigParser(interpolation=None, delimiters=("=",))
         if not conf.read(path):
             raise Failed(f"{path} cannot be read")
-        self.kernels, self.boots = {}, {}
+        self.kernels, self.boots, self.programs = {}, {}, {}
         for title in conf.sections():
             kind, _, name = title.partition(" ")
             if kind == "kernel":
                 self.kernels[name] = Kernel(name, conf[title])
             elif kind == "boot":
                 self.boots[name] = Boot(name, conf[title])
+            elif kind == "program":
+                self.programs[name] = Program(name, conf[title])
             else:
-                raise Failed(f"{path}: [{title}] is neither a kernel nor a boot")
+                raise Failed(f"{path}: [{title}] is no kernel, boot or program")
 
     def of_test(self, arch):
         """The boots that `make test` makes on an architecture."""
@@ -60,6 +99,20 @@ class Plan:
         if not boots:
             raise Failed(f"there is nothing to test on {arch}")
         return boots
+
+    def command(self, text, **values):
+        """A command of a key: its program is one of the plan, the repository or the build root."""
+        name, *rest = words(text, **values)
+        if name in self.programs:
+            name = self.programs[name].path
+        elif "/" in name:
+            name = os.path.join("/repo", name)
+        return [name, *rest]
+
+    def used(self, boot):
+        """The programs that a boot uses."""
+        first = [words.split()[0] for words in (boot.beside, boot.stage) if words]
+        return [program for name, program in self.programs.items() if name in first]
 
     def of_target(self, target):
         """The boots that `make <target>` makes."""

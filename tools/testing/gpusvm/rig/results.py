@@ -71,6 +71,9 @@ def of_boot(run, ours):
     if len(findings) > 3:
         why += f"; and {len(findings) - 3} more"
     results.append((Result("(kernel log)", FAIL if findings else PASS, why), run.kernel_log))
+    if run.beside:
+        why = run.beside.failure or ""
+        results.append((Result("(beside)", FAIL if why else PASS, why), run.beside.log))
     if run.boot.after:
         results.append((after(run), run.tests_log))
     for one, _ in results:

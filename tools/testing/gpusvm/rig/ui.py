@@ -95,8 +95,11 @@ def run(command, log, expect=0, name=None, **kwargs):
     with open(log, "w") as out:
         out.write("$ " + " ".join(map(str, command)) + "\n")
         out.flush()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.STDOUT, errors="replace", **kwargs)
+        try:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, errors="replace", **kwargs)
+        except OSError as error:
+            raise Failed(f"{name} failed:\n{command[0]}: {error.strerror}", log) from error
         for line in child.stdout:
             out.write(line)
             out.flush()
@@ -111,8 +114,11 @@ def run(command, log, expect=0, name=None, **kwargs):
 
 def output(command, **kwargs):
     """The standard output of a short command that must succeed."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          check=False, **kwargs)
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              check=False, **kwargs)
+    except OSError as error:
+        raise Failed(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
         raise Failed(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout

@@ -10,19 +10,18 @@ import tempfile
 import time
 
 from rig import guest, ui
+from rig.beside import Beside
 from rig.kernel import LOGS, image
 from rig.ktap import strip
+from rig.plan import words
 
 COMMON = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
-# An IOMMU with 48 address bits before the devices it serves; two edu devices that can address all
+X86_64 = ["qemu-system-x86_64", *COMMON, "-machine", "q35", "-bios", "qboot.rom",
+          "-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]
+# An IOMMU with 48 address bits, before the devices it serves; two edu devices that can address all
 # memory.
-X86_64 = [
-    "qemu-system-x86_64", *COMMON, "-machine", "q35", "-bios", "qboot.rom",
-    "-accel", "tcg,thread=multi", "-cpu", "max,la57=off",
-    "-device", "intel-iommu,aw-bits=48,intremap=off",
-    "-device", "edu,dma_mask=0xffffffffffffffff",
-    "-device", "edu,dma_mask=0xffffffffffffffff",
-]
+DEVICES = {"iommu": ["-device", "intel-iommu,aw-bits=48,intremap=off"],
+           "edu": ["-device", "edu,dma_mask=0xffffffffffffffff"] * 2}
 ARM64 = ["qemu-system-aarch64", *COMMON, "-machine", "virt", "-accel", "tcg,thread=multi",
          "-cpu", "max,pauth-impdef=on"]
 # The second serial line is only for what tests print, so that no kernel message can break a line
@@ -39,8 +38,8 @@ DONE = re.compile(r"gpusvm: all scripts done|reboot: Power down")
 class Run:
     """A boot: a folder with copies of all it uses, so that builds may go on beside it."""
 
-    def __init__(self, boot, kernel):
-        self.boot, self.kernel, self.failure = boot, kernel, None
+    def __init__(self, boot, kernel, plan):
+        self.boot, self.kernel, self.failure, self.beside = boot, kernel, None, None
         os.makedirs(RUNS, exist_ok=True)
         os.makedirs(LOGS, exist_ok=True)
         sweep()
@@ -51,8 +50,16 @@ class Run:
         for path in (self.kernel_log, self.tests_log):
             open(path, "w").close()
         shutil.copy(image(kernel), self.path("kernel"))
+        if boot.beside:
+            self.companion = plan.command(boot.beside, folder=self.folder)
+            if os.path.isfile(self.companion[0]):
+                # As everything else, not the file that a build may replace.
+                self.companion[0] = shutil.copy(self.companion[0], self.folder)
         if kernel.arch == "x86_64":
-            guest.initramfs(kernel, self.path("initramfs"))
+            root = guest.root(kernel, self.path("initramfs.d"))
+            if boot.stage:
+                ui.output(plan.command(boot.stage, folder=self.folder, root=root))
+            guest.pack(root, self.path("initramfs"))
             for name, size in (("disk", DISK), ("files", FILES)):
                 with open(self.path(name), "wb") as disk:
                     disk.truncate(size)
@@ -65,14 +72,35 @@ class Run:
         with open(path, errors="replace") as file:
             return file.read().splitlines()
 
+    def qemu(self):
+        """The boot's own arguments of QEMU."""
+        return words(self.boot.qemu, folder=self.folder, memory=self.boot.memory)
+
+    def ready(self):
+        """Whether all sockets that QEMU is told to connect to exist."""
+        sockets = re.findall(rf"{re.escape(self.folder)}/[\w.-]+\.sock\b", " ".join(self.qemu()))
+        return all(os.path.exists(path) for path in sockets)
+
+    def begin(self):
+        """Starts what runs beside the machine; returns whether that is there."""
+        if not self.boot.beside:
+            return True
+        self.beside = Beside(self.companion, self.path("beside.log"), self.folder)
+        return self.beside.wait_for(self.ready)
+
     def close(self):
-        """Keeps the logs and removes the rest."""
-        for name in ("kernel_log", "tests_log"):
-            kept = f"{LOGS}/{self.boot.name}.{name.replace('_', '.')}"
-            os.replace(getattr(self, name), kept)
-            setattr(self, name, kept)
+        """Ends what runs beside the machine, keeps the logs and removes the rest."""
+        if self.beside:
+            self.beside.stop()
+            self.beside.log = self.keep(self.beside.log)
+        self.kernel_log, self.tests_log = self.keep(self.kernel_log), self.keep(self.tests_log)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.close()
+
+    def keep(self, path):
+        kept = f"{LOGS}/{self.boot.name}.{os.path.basename(path)}"
+        os.replace(path, kept)
+        return kept
 
 
 def sweep():
@@ -88,20 +116,22 @@ def sweep():
 
 def command(run, serial, extra=()):
     boot = run.boot
-    words = [*APPEND, *boot.append, *extra]
+    append = [*APPEND, *boot.append, *extra]
     if run.kernel.arch == "arm64":
         # Built-in KUnit suites only: without a first program, and off when they are done.
         machine = ARM64
-        words += ["console=ttyAMA0", "kunit_shutdown=poweroff"]
+        append += ["console=ttyAMA0", "kunit_shutdown=poweroff"]
     else:
         machine = [*X86_64, "-initrd", run.path("initramfs")]
+        for name in boot.devices:
+            machine += DEVICES[name]
         for name in ("disk", "files"):
             file = f"file={run.path(name)},format=raw,cache=unsafe"
             machine += ["-drive", f"if=none,id={name},{file}",
                         "-device", f"virtio-blk-pci,drive={name}"]
-        words += ["console=ttyS0", "gpusvm.run=" + ",".join(boot.run)]
+        append += ["console=ttyS0", "gpusvm.run=" + ",".join(boot.run)]
     return [*machine, "-m", boot.memory, "-smp", str(boot.cpus), "-kernel", run.path("kernel"),
-            *serial, "-append", " ".join(words)]
+            *serial, *run.qemu(), "-append", " ".join(append)]
 
 
 def progress(run):
@@ -134,29 +164,42 @@ def boot(run, extra=(), show=False):
     name, limit = run.boot.name, run.boot.limit
     beat, begin, echo = ui.Beat(), time.monotonic(), Echo(run.tests_log)
     with ui.step(f"boot {name} (kernel {run.kernel.name})"):
-        child = subprocess.Popen(command(run, serial, extra), text=True, stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        child = None
         try:
-            while child.poll() is None:
+            child = qemu(run, command(run, serial, extra)) if run.begin() else None
+            while child and child.poll() is None:
                 time.sleep(0.2)
                 if show:
                     echo.show()
                 else:
                     beat.show(f"  {name}: {progress(run)}")
+                if run.beside and run.beside.lost(child):
+                    child.kill()
+                    run.failure = run.beside.failure
                 if time.monotonic() - begin > limit:
                     child.kill()
                     run.failure = f"not finished after {limit} s, given up in: {progress(run)}"
         finally:
-            if child.poll() is None:
+            if child:
                 child.kill()
-            said = child.communicate()[0].strip()
+                child.wait()
             if show:
                 echo.show()
+            said = "\n".join(run.lines(run.path("qemu.log"))[-5:]) if child else ""
             run.close()
-    if not run.failure and child.returncode:
+    if not child:
+        run.failure = f"not started: {run.beside.failure}"
+    elif not run.failure and child.returncode:
         run.failure = f"QEMU: {said or child.returncode}"
     elif not run.failure:
         run.failure = ending("\n".join(run.lines(run.kernel_log)))
+
+
+def qemu(run, words):
+    """Starts QEMU; what it says itself goes to a file, as a pipe that nobody reads would fill."""
+    with open(run.path("qemu.log"), "w") as out:
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out,
+                                stderr=subprocess.STDOUT)
 
 
 def ending(log):
@@ -170,9 +213,12 @@ def ending(log):
 
 def shell(run):
     """The same machine with the terminal on its first serial line."""
-    ui.say("'exit' or Ctrl-A x leaves")
     try:
-        subprocess.run(command(run, ["-serial", "mon:stdio", "-serial", "null"], ["loglevel=4"]),
-                       check=False)
+        if run.begin():
+            ui.say("'exit' or Ctrl-A x leaves")
+            subprocess.run(command(run, ["-serial", "mon:stdio", "-serial", "null"],
+                                   ["loglevel=4"]), check=False)
     finally:
         run.close()
+    if run.beside and run.beside.failure:
+        raise ui.Failed(run.beside.failure, run.beside.log)

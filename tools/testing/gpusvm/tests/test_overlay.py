@@ -29,6 +29,9 @@ class LayDown(unittest.TestCase):
         self.write(self.repo, ".ci/run", "not laid\n")
         self.write(self.repo, "mm/new/a.c", "a\n")
         self.write(self.repo, "mm/new/a.c.orig", "not laid\n")
+        self.write(self.repo, "mm/target/b.c", "b\n")
+        self.write(self.repo, "tools/emu/Cargo.toml", "c\n")
+        self.write(self.repo, "tools/emu/target/debug/emu", "not laid\n")
         self.write(self.repo, "patches/mm-Makefile.patch", PATCH)
         self.overlay = Overlay(self.repo, self.tree)
 
@@ -48,10 +51,11 @@ class LayDown(unittest.TestCase):
 
     def test_lays_files_hooks_and_kconfig(self):
         written, removed = self.overlay.lay()
-        self.assertEqual(written, [KCONFIG, "mm/Makefile", "mm/new/a.c"])
+        self.assertEqual(written, [KCONFIG, "mm/Makefile", "mm/new/a.c", "mm/target/b.c",
+                                   "tools/emu/Cargo.toml"])
         self.assertEqual(removed, [])
         self.assertEqual(self.text("mm/Makefile"), "one\nours\ntwo\n")
-        self.assertEqual(self.content(), ["Kbuild", KCONFIG, "mm/Makefile", "mm/new/a.c"])
+        self.assertEqual(self.content(), ["Kbuild", *written])
 
     def test_second_time_writes_nothing(self):
         self.overlay.lay()
@@ -76,7 +80,8 @@ class LayDown(unittest.TestCase):
         os.unlink(f"{self.repo}/patches/mm-Makefile.patch")
         self.assertEqual(self.overlay.lay(), ([], ["mm/Makefile", "mm/new/a.c"]))
         self.assertEqual(self.text("mm/Makefile"), "one\ntwo\n")
-        self.assertEqual(self.content(), ["Kbuild", KCONFIG, "mm/Makefile"])
+        self.assertEqual(self.content(), ["Kbuild", KCONFIG, "mm/Makefile", "mm/target/b.c",
+                                          "tools/emu/Cargo.toml"])
         self.assertFalse(os.path.exists(f"{self.tree}/mm/new"))
 
     def test_patch_that_needs_fuzz_is_named(self):
@@ -107,7 +112,8 @@ class LayDown(unittest.TestCase):
         os.unlink(f"{self.repo}/mm/new/a.c")
         self.overlay.lay()
         self.assertEqual(self.text("mm/Makefile"), "one\nours\ntwo\n")
-        self.assertEqual(self.content(), ["Kbuild", KCONFIG, "mm/Makefile"])
+        self.assertEqual(self.content(), ["Kbuild", KCONFIG, "mm/Makefile", "mm/target/b.c",
+                                          "tools/emu/Cargo.toml"])
 
     def test_hard_linked_tree_stays_untouched(self):
         os.link(f"{self.tree}/mm/Makefile", f"{self.tree}/../other")

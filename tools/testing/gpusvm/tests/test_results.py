@@ -40,7 +40,7 @@ class Merge(unittest.TestCase):
         self.assertEqual(outcome(results.Results()), (1, ["0 passed, 0 failed"]))
 
     def test_tests_of_the_kernel_itself_count_only_when_they_fail(self):
-        run = mock.Mock(kernel_log="kernel", tests_log="tests", failure=None)
+        run = mock.Mock(kernel_log="kernel", tests_log="tests", failure=None, beside=None)
         run.boot.name, run.boot.after, run.boot.append = "kunit", "", []
         run.lines = {"kernel": ["1..1", "    # Subtest: theirs", "    1..2", "    ok 1 a",
                                 "    not ok 2 b", "not ok 1 theirs", "    # Subtest: ours",
