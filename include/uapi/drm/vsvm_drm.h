@@ -171,7 +171,10 @@ enum drm_vsvm_reason {
 	VSVM_REASON_DMA = 4,
 	/** @VSVM_REASON_NO_MEMORY: Out of memory. */
 	VSVM_REASON_NO_MEMORY = 5,
-	/** @VSVM_REASON_TIMEOUT: The mapping changed all the time. */
+	/**
+	 * @VSVM_REASON_TIMEOUT: The mapping changed all the time. Not given by
+	 * this version, whose engine repeats such a fault until its queue ends.
+	 */
 	VSVM_REASON_TIMEOUT = 6,
 	/** @VSVM_REASON_KILLED: The queue was told to end. */
 	VSVM_REASON_KILLED = 7,
@@ -336,9 +339,9 @@ enum drm_vsvm_engine {
 /**
  * struct drm_vsvm_stats - argument of &DRM_IOCTL_VSVM_STATS
  *
- * Counters of the address space since it was opened. @flags and @pad are inputs,
- * everything else is output. Never fails but with EINVAL (flags, padding) and the
- * errors of all ioctls.
+ * Counters of the address space since it was opened. @flags and @engine are
+ * inputs, everything else is output. Never fails but with EINVAL (one of these is
+ * not zero) and the errors of all ioctls.
  */
 struct drm_vsvm_stats {
 	/** @flags: Must be zero. */
@@ -395,8 +398,9 @@ struct drm_vsvm_stats {
 	 */
 	__u64 late_uses;
 	/**
-	 * @stale_uses: Uses of a translation after it was removed and flushed, or
-	 * removed and never flushed. Each is a bug, in the library or the driver.
+	 * @stale_uses: Uses of a translation after it was removed and flushed, and
+	 * new uses of an address whose flush nobody waited for. Each is a bug, in
+	 * the library or the driver.
 	 */
 	__u64 stale_uses;
 	/** @bus_errors: DMA addresses that did not resolve. Each is a bug. */
@@ -449,6 +453,12 @@ enum drm_vsvm_debug_op {
 	 * flushing (a bug that the TLB has to notice, @point FLUSH); 0 ends it.
 	 */
 	VSVM_DEBUG_DROP_FLUSH = 4,
+	/**
+	 * @VSVM_DEBUG_DROP_WAIT: With a @value of 1, do not wait for flushes, as
+	 * if the library forgot to (a bug that has to be noticed, @point FLUSH);
+	 * 0 ends it.
+	 */
+	VSVM_DEBUG_DROP_WAIT = 5,
 };
 
 /**

@@ -76,6 +76,7 @@ pub(crate) struct Injector {
     delays_ms: [Atomic<u64>; POINTS],
     failures: [Atomic<u64>; POINTS],
     drop_flush: Atomic<bool>,
+    drop_wait: Atomic<bool>,
     /// Whether there may be a barrier; spares the lock.
     has_barrier: Atomic<bool>,
     #[pin]
@@ -94,6 +95,7 @@ impl Injector {
             delays_ms: [const { Atomic::new(0) }; POINTS],
             failures: [const { Atomic::new(0) }; POINTS],
             drop_flush: Atomic::new(false),
+            drop_wait: Atomic::new(false),
             has_barrier: Atomic::new(false),
             barrier <- new_mutex!(Barrier {
                 point: None,
@@ -139,11 +141,18 @@ impl Injector {
                 }
                 self.set_barrier(point, args.value, args.timeout_ms);
             }
-            uapi::drm_vsvm_debug_op_VSVM_DEBUG_DROP_FLUSH => {
+            op @ (uapi::drm_vsvm_debug_op_VSVM_DEBUG_DROP_FLUSH
+            | uapi::drm_vsvm_debug_op_VSVM_DEBUG_DROP_WAIT) => {
                 if point != Point::Flush || args.value > 1 {
                     return Err(EINVAL);
                 }
-                self.drop_flush.store(args.value == 1, Relaxed);
+                let drop = if op == uapi::drm_vsvm_debug_op_VSVM_DEBUG_DROP_WAIT {
+                    &self.drop_wait
+                } else {
+                    &self.drop_flush
+                };
+
+                drop.store(args.value == 1, Relaxed);
             }
             _ => return Err(EINVAL),
         }
@@ -239,6 +248,16 @@ impl Injector {
     /// Whether flushes shall be forgotten.
     pub(crate) fn drops_flush(&self) -> bool {
         self.drop_flush.load(Relaxed)
+    }
+
+    /// Whether nobody shall wait for flushes.
+    pub(crate) fn drops_wait(&self) -> bool {
+        self.drop_wait.load(Relaxed)
+    }
+
+    /// Whether a test makes the mistakes that are to be noticed.
+    pub(crate) fn drops(&self) -> bool {
+        self.drops_flush() || self.drops_wait()
     }
 }
 

@@ -34,6 +34,7 @@ impl Driver for Vm {
     fn commit(&self, pages: &ValidPages<'_>) -> Result {
         self.injector().pass(Point::Commit)?;
         self.counters().commits.add(1);
+        self.check_flushed(&pages.span(), "commit");
         for segment in pages.iter() {
             self.page_table()
                 .map(segment.va, segment.dma, segment.write)?;
@@ -54,6 +55,7 @@ impl Driver for Vm {
 
     /// The process has unmapped `span`, and nobody will map it here before it is prepared again.
     fn release(&self, span: Range<usize>) {
+        self.check_flushed(&span, "release");
         self.page_table().release(span);
     }
 }

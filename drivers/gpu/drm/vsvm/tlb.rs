@@ -8,6 +8,14 @@
 //! second. The model keeps a translation as long as it may, which is worse than any hardware, and
 //! it notices when it was kept too long.
 //!
+//! It notices as well when nobody waits for a flush, though such a translation may be used for ever
+//! by the rules of the hardware: when pages are committed to, or tables are released of, addresses
+//! whose flush was submitted and not waited for.
+//!
+//! It says nothing that is not certain. More than [`MAX_SPANS`] flushes at a time are remembered as
+//! one span from the first to the last, in which old translations are excused, and a missing wait is
+//! not noticed.
+//!
 //! [`stop`]: kernel::drm::gpusvm::Driver::stop
 //! [`wait`]: kernel::drm::gpusvm::Driver::wait
 
@@ -96,7 +104,7 @@ impl Tlb {
     }
 }
 
-/// Spans that a [`Spans`] holds before it starts to join them.
+/// Spans that a [`Spans`] holds as they are, before it starts to join them.
 const MAX_SPANS: usize = 8;
 
 /// A set of spans, which may grow to contain more than was put in.
@@ -104,6 +112,10 @@ const MAX_SPANS: usize = 8;
 pub(crate) struct Spans {
     spans: [(usize, usize); MAX_SPANS],
     len: usize,
+    /// Contains the spans for which there was no room, and what is between them.
+    hull: (usize, usize),
+    /// So many they are.
+    hulled: usize,
 }
 
 impl Spans {
@@ -111,34 +123,72 @@ impl Spans {
     pub(crate) const EMPTY: Self = Self {
         spans: [(0, 0); MAX_SPANS],
         len: 0,
+        hull: (usize::MAX, 0),
+        hulled: 0,
     };
 
-    /// Adds a span. A set that is full joins it with its last one.
+    /// Adds a span.
     pub(crate) fn add(&mut self, span: &Range<usize>) {
         if let Some(slot) = self.spans.get_mut(self.len) {
             *slot = (span.start, span.end);
             self.len += 1;
-        } else if let Some(last) = self.spans.last_mut() {
-            *last = (last.0.min(span.start), last.1.max(span.end));
+        } else {
+            self.hull = (self.hull.0.min(span.start), self.hull.1.max(span.end));
+            self.hulled += 1;
         }
     }
 
-    /// The spans.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+    /// Takes out a span that was added. What was joined goes with the last one of it.
+    fn remove(&mut self, span: &Range<usize>) {
+        let at = self.exact().position(|s| s == *span);
+
+        if let Some(at) = at {
+            // OVERFLOW: One was found, so there is one.
+            self.len -= 1;
+            if let Some(last) = self.spans.get(self.len).copied() {
+                if let Some(slot) = self.spans.get_mut(at) {
+                    *slot = last;
+                }
+            }
+            return;
+        }
+        self.hulled = self.hulled.saturating_sub(1);
+        if self.hulled == 0 {
+            self.hull = Self::EMPTY.hull;
+        }
+    }
+
+    /// The spans that are in the set as they were put in.
+    fn exact(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.spans
             .iter()
             .take(self.len)
             .map(|&(start, end)| start..end)
     }
 
+    /// Spans that contain everything that was put in.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let hull = (self.hulled != 0).then_some(self.hull.0..self.hull.1);
+
+        Iterator::chain(self.exact(), hull)
+    }
+
     /// Whether `va` is in the set.
     pub(crate) fn contains(&self, va: usize) -> bool {
         self.iter().any(|span| span.contains(&va))
     }
+
+    /// Whether an address of `span` was put in for certain.
+    fn surely_overlaps(&self, span: &Range<usize>) -> bool {
+        self.exact()
+            .any(|s| s.start < span.end && span.start < s.end)
+    }
 }
 
-/// Flushes that were submitted and are not complete.
+/// Flushes that are not complete.
 struct Pending {
+    /// Not submitted: the entries are being zapped.
+    zapping: Spans,
     /// Submitted, and not begun.
     waiting: Spans,
     /// Begun.
@@ -148,8 +198,6 @@ struct Pending {
 /// The flush queue of an address space.
 #[pin_data]
 pub(crate) struct Flushes {
-    /// Entries are being zapped whose flush is not submitted yet, by so many.
-    zapping: Atomic<u32>,
     submitted: Atomic<u64>,
     completed: Atomic<u64>,
     #[pin]
@@ -164,10 +212,10 @@ impl Flushes {
     /// No flush is pending.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            zapping: Atomic::new(0),
             submitted: Atomic::new(0),
             completed: Atomic::new(0),
             pending <- new_spinlock!(Pending {
+                zapping: Spans::EMPTY,
                 waiting: Spans::EMPTY,
                 running: Spans::EMPTY,
             }, "vsvm::Flushes::pending"),
@@ -179,15 +227,13 @@ impl Flushes {
     /// Zaps entries of `span` by `zap`, and submits the flush that this makes necessary. Does not
     /// wait for it.
     pub(crate) fn submit(&self, span: &Range<usize>, zap: impl FnOnce()) {
-        self.zapping.fetch_add(1, Full);
+        self.pending.lock().zapping.add(span);
         zap();
-        {
-            let mut pending = self.pending.lock();
+        let mut pending = self.pending.lock();
 
-            pending.waiting.add(span);
-            self.submitted.fetch_add(1, Full);
-        }
-        self.zapping.fetch_sub(1, Full);
+        pending.zapping.remove(span);
+        pending.waiting.add(span);
+        self.submitted.fetch_add(1, Full);
     }
 
     /// Waits until all flushes are complete that were submitted before this call.
@@ -221,15 +267,20 @@ impl Flushes {
 
     /// Whether a translation of `va` may still be used that the page table does not have any more.
     ///
-    /// To be asked *after* the page table was, with the TLB locked against flushes.
+    /// To be asked *after* the page table was, with the TLB locked against flushes: whoever zapped an
+    /// entry is in one of the sets until the flush is complete.
     pub(crate) fn allows_old(&self, va: usize) -> bool {
-        // The order matters: who zapped an entry and is not counted here any more has submitted.
-        if self.zapping.load(Acquire) != 0 {
-            return true;
-        }
         let pending = self.pending.lock();
 
-        pending.waiting.contains(va) || pending.running.contains(va)
+        pending.zapping.contains(va) || pending.waiting.contains(va) || pending.running.contains(va)
+    }
+
+    /// Whether a flush of an address in `span` was submitted for certain, and nobody has waited for
+    /// it.
+    pub(crate) fn is_unfinished(&self, span: &Range<usize>) -> bool {
+        let pending = self.pending.lock();
+
+        pending.waiting.surely_overlaps(span) || pending.running.surely_overlaps(span)
     }
 }
 
@@ -298,20 +349,61 @@ mod tests {
             assert!(spans.contains(i * 100) && spans.contains(i * 100 + 9));
         }
         assert!(!spans.contains(10) && !spans.contains(150));
-        // Joined with the last one that fitted.
+        // Those that did not fit are joined, and nobody knows which addresses they were.
         assert!(spans.contains((MAX_SPANS + 1) * 100 - 1));
-        assert_eq!(spans.iter().count(), MAX_SPANS);
+        assert_eq!(spans.iter().count(), MAX_SPANS + 1);
+        assert!(spans.surely_overlaps(&(705..900)));
+        assert!(!spans.surely_overlaps(&(800..900)));
+    }
+
+    #[test]
+    fn spans_are_taken_out() {
+        let mut spans = Spans::EMPTY;
+        let span = |i: usize| i * 100..i * 100 + 10;
+
+        for i in 0..MAX_SPANS + 2 {
+            spans.add(&span(i));
+        }
+        spans.remove(&span(0));
+        assert!(!spans.contains(0));
+        for i in 1..MAX_SPANS + 2 {
+            assert!(spans.contains(i * 100));
+        }
+        // What was joined stays until the last one of it goes.
+        spans.remove(&span(MAX_SPANS));
+        assert!(spans.contains(MAX_SPANS * 100));
+        spans.remove(&span(MAX_SPANS + 1));
+        assert!(!spans.contains(MAX_SPANS * 100));
+        for i in 1..MAX_SPANS {
+            spans.remove(&span(i));
+        }
+        assert_eq!(spans.iter().count(), 0);
+    }
+
+    #[test]
+    fn nobody_waits() -> Result {
+        let flushes = KBox::pin_init(Flushes::new(), GFP_KERNEL)?;
+        let span = BASE..BASE + LARGE;
+
+        flushes.submit(&span, || ());
+        assert!(flushes.is_unfinished(&(BASE + SMALL..BASE + 2 * SMALL)));
+        assert!(!flushes.is_unfinished(&(BASE - SMALL..BASE)));
+        flushes.complete(|_| assert!(flushes.is_unfinished(&span)));
+        assert!(!flushes.is_unfinished(&span));
+        Ok(())
     }
 
     #[test]
     fn flush_is_late_until_complete() -> Result {
         let flushes = KBox::pin_init(Flushes::new(), GFP_KERNEL)?;
         let span = BASE..BASE + SMALL;
-        let mut during_zap = false;
+        let mut during_zap = (false, true);
 
         assert!(!flushes.allows_old(BASE));
-        flushes.submit(&span, || during_zap = flushes.allows_old(BASE));
-        assert!(during_zap);
+        flushes.submit(&span, || {
+            during_zap = (flushes.allows_old(BASE), flushes.allows_old(BASE + SMALL))
+        });
+        assert_eq!(during_zap, (true, false));
         assert!(flushes.allows_old(BASE));
         assert!(!flushes.allows_old(BASE + SMALL));
 

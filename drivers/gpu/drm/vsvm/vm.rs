@@ -114,10 +114,11 @@ impl Vm {
 
     /// Injects what user space asks for.
     pub(crate) fn inject(&self, args: &uapi::drm_vsvm_debug) -> Result {
-        let dropped = self.injector.drops_flush();
+        let dropped = self.injector.drops();
 
         self.injector.configure(args)?;
-        if dropped && !self.injector.drops_flush() {
+        if dropped && !self.injector.drops() {
+            self.wait_flushed();
             // The translations that should have been flushed are not to be met later.
             for port in self.ports.iter() {
                 port.tlb.lock().flush(&(0..usize::MAX));
@@ -214,9 +215,21 @@ impl Vm {
         }
     }
 
+    /// Somebody relies on no translation of `span` being in use. That is a bug if nobody has waited for
+    /// the flush that makes it so.
+    pub(crate) fn check_flushed(&self, span: &Range<usize>, what: &str) {
+        if self.flushes.is_unfinished(span) {
+            self.counters.stale_uses.add(1);
+            self.complain(format_args!(
+                "{what} of {:#x}..{:#x} before the end of its flush",
+                span.start, span.end
+            ));
+        }
+    }
+
     /// Reports what only a bug in the library or in this driver can cause, unless a test wanted it.
     fn complain(&self, what: fmt::Arguments<'_>) {
-        if !self.injector.drops_flush() {
+        if !self.injector.drops() {
             pr_err!("BUG: {}\n", what);
         }
     }
@@ -230,6 +243,9 @@ impl Vm {
     /// Waits until the flushes are complete that were submitted before, and until no access through
     /// an old translation is in flight.
     pub(crate) fn wait_flushed(&self) {
+        if self.injector.drops_wait() {
+            return;
+        }
         self.flushes.complete(|spans: &Spans| {
             // Only a delay.
             let _ = self.injector.pass(Point::Flush);
