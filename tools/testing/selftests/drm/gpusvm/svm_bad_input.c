@@ -345,10 +345,10 @@ TEST_F(svm, debug)
 {
 	const struct drm_vsvm_debug bad[] = {
 		{ .op = 0, .point = VSVM_POINT_FLUSH },
-		{ .op = 5, .point = VSVM_POINT_FLUSH },
+		{ .op = VSVM_DEBUG_DROP_WAIT + 100, .point = VSVM_POINT_FLUSH },
 		{ .op = ~0U, .point = VSVM_POINT_FLUSH },
 		{ .op = VSVM_DEBUG_DELAY, .point = 0, .value = 1 },
-		{ .op = VSVM_DEBUG_DELAY, .point = 6, .value = 1 },
+		{ .op = VSVM_DEBUG_DELAY, .point = VSVM_POINT_WALKED + 100, .value = 1 },
 		{ .op = VSVM_DEBUG_DELAY, .point = VSVM_POINT_FLUSH, .value = 10001 },
 		{ .op = VSVM_DEBUG_DELAY, .point = VSVM_POINT_FLUSH, .value = ~0ULL },
 		{ .op = VSVM_DEBUG_DELAY, .point = VSVM_POINT_FLUSH, .value = 1, .timeout_ms = 1 },
@@ -364,6 +364,8 @@ TEST_F(svm, debug)
 		  .timeout_ms = 1 },
 		{ .op = VSVM_DEBUG_DROP_FLUSH, .point = VSVM_POINT_COMMIT, .value = 1 },
 		{ .op = VSVM_DEBUG_DROP_FLUSH, .point = VSVM_POINT_FLUSH, .value = 2 },
+		{ .op = VSVM_DEBUG_DROP_WAIT, .point = VSVM_POINT_ACCESS, .value = 1 },
+		{ .op = VSVM_DEBUG_DROP_WAIT, .point = VSVM_POINT_FLUSH, .value = 2 },
 	};
 	size_t i;
 

@@ -7,6 +7,8 @@
 
 #include <malloc.h>
 
+#include "uffd.h"
+
 #define SEED_A 0xa11ce
 #define SEED_B 0xb0b
 
@@ -200,6 +202,22 @@ TEST_F(svm, map_ahead_in_vain)
 	GPU_OK(gpu_check_pattern(self->gpu, mem, 8 * page, SEED_A));
 }
 
+/* The collector comes a little later than the munmap() that gives it work. */
+static bool ranges_become(int gpu, uint64_t ranges)
+{
+	uint64_t end = now_ms() + 10000;
+	struct drm_vsvm_stats stats;
+
+	while (!gpu_stats(gpu, &stats)) {
+		if (stats.ranges == ranges)
+			return true;
+		if (now_ms() > end)
+			break;
+		sleep_ms(5);
+	}
+	return false;
+}
+
 TEST_F(svm, large_span_in_few_segments)
 {
 	struct drm_vsvm_stats before, mapped, after;
@@ -228,43 +246,133 @@ TEST_F(svm, large_span_in_few_segments)
 	EXPECT_EQ(before.segments, after.segments);
 	EXPECT_EQ(before.leaves_2m, after.leaves_2m);
 	EXPECT_NE(mapped.invalidations, after.invalidations);
-	/* The pages are gone for the GPU as well. */
+	/* The pages are gone for the GPU as well, and in the end the ranges are. */
 	GPU_FAILS(VSVM_REASON_UNMAPPED, gpu_fill(self->gpu, mem, 8, 1));
+	EXPECT_TRUE(ranges_become(self->gpu, before.ranges));
 	STATS(&after);
-	EXPECT_LE(before.collected, after.collected);
+	EXPECT_EQ(before.collected + mapped.ranges - before.ranges, after.collected);
+}
+
+/* Ranges go when their memory does, wholly or in part, and what is left gets new ones. */
+TEST_F(svm, ranges_go_with_their_memory)
+{
+	struct drm_vsvm_stats before, mapped, after;
+	size_t page = page_size(), huge = huge_size(), n = 8, i;
+	char *mem = map_huge(n * huge);
+	uint64_t word;
+
+	ASSERT_NE(NULL, mem);
+	ASSERT_EQ(0, madvise(mem, n * huge, MADV_NOHUGEPAGE));
+	STATS(&before);
+	for (i = 0; i < n; i++)
+		GPU_OK(gpu_write_pattern(self->gpu, mem + i * huge, 32 * page, i));
+	STATS(&mapped);
+	ASSERT_EQ(before.ranges + n, mapped.ranges);
+
+	/* All the memory of some. */
+	ASSERT_EQ(0, munmap(mem, 3 * huge));
+	EXPECT_TRUE(ranges_become(self->gpu, before.ranges + n - 3));
+	/* A page of another one. */
+	ASSERT_EQ(0, munmap(mem + 4 * huge + 16 * page, page));
+	EXPECT_TRUE(ranges_become(self->gpu, before.ranges + n - 4));
+	STATS(&after);
+	EXPECT_EQ(before.collected + 4, after.collected);
+	GPU_OK(gpu_check_pattern(self->gpu, mem + 4 * huge, 16 * page, 4));
+	GPU_OK(gpu_read(self->gpu, mem + 4 * huge + 17 * page, &word, 8));
+	ASSERT_EQ(pattern_word(4, 17 * page), word);
+	GPU_FAILS(VSVM_REASON_UNMAPPED, gpu_fill(self->gpu, mem + 4 * huge + 16 * page, 8, 1));
+	STATS(&after);
+	EXPECT_LT(before.ranges + n - 4, after.ranges);
+
+	ASSERT_EQ(0, munmap(mem + 3 * huge, (n - 3) * huge));
+	EXPECT_TRUE(ranges_become(self->gpu, before.ranges));
+	STATS(&after);
+	EXPECT_LE(before.collected + n, after.collected);
+	EXPECT_EQ(before.mapped_bytes, after.mapped_bytes);
+}
+
+/* A window of addresses in which nothing is mapped any more is not followed any more. */
+TEST_F(svm, empty_window_is_removed)
+{
+	const size_t window = 512 << 20;
+	struct drm_vsvm_stats before, after;
+	size_t page = page_size();
+	char *room, *mem, *other;
+	uint64_t end;
+
+	/* No memory of anybody else is in the window. */
+	room = mmap(NULL, 2 * window, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, room);
+	mem = (char *)(((uintptr_t)room + window - 1) & ~(window - 1));
+	other = mem + window / 2;
+	ASSERT_EQ(0, mprotect(mem, page, RW));
+	ASSERT_EQ(0, mprotect(other, page, RW));
+
+	GPU_OK(gpu_fill(self->gpu, mem, 8, 1));
+	*other = 1;
+	STATS(&before);
+	ASSERT_EQ(0, madvise(other, page, MADV_DONTNEED));
+	STATS(&after);
+	EXPECT_LT(before.invalidations, after.invalidations);
+	EXPECT_EQ(before.blocks_invalidated, after.blocks_invalidated);
+
+	ASSERT_EQ(0, munmap(mem, page));
+	EXPECT_TRUE(ranges_become(self->gpu, before.ranges - 1));
+	end = now_ms() + 10000;
+	do {
+		*other = 1;
+		STATS(&before);
+		ASSERT_EQ(0, madvise(other, page, MADV_DONTNEED));
+		STATS(&after);
+	} while (before.invalidations != after.invalidations && now_ms() < end);
+	EXPECT_EQ(before.invalidations, after.invalidations)
+		TH_LOG("events in a window without ranges are still counted");
+	/* It comes back when it is needed. */
+	GPU_OK(gpu_fill(self->gpu, other, 8, 2));
+	ASSERT_EQ(2, *other);
+	ASSERT_EQ(0, madvise(other, page, MADV_DONTNEED));
+	STATS(&after);
+	EXPECT_LT(before.invalidations, after.invalidations);
+	EXPECT_LT(before.blocks_invalidated, after.blocks_invalidated);
 }
 
 TEST_F(svm, hole_stops_one_queue)
 {
 	struct drm_vsvm_queue state = { .queue = 1 };
 	size_t page = page_size();
-	char *mem = map_small(4 * page), byte = 0;
+	char *mem = map_small(4 * page), *gate = map_small(page), byte = 0;
 	struct list list = {}, behind = {};
 	struct drm_vsvm_error error;
 	uint64_t first, second;
+	uintptr_t addr;
+	int uffd = uffd_open();
 
+	if (uffd < 0)
+		SKIP(GPU_OK(gpu_fill(self->gpu, mem, 8, 1)); return, "no userfaultfd");
 	pattern_fill(mem, 2 * page, SEED_A);
 	ASSERT_EQ(0, munmap(mem + 2 * page, page));
+	/* The queue waits here until the second list is in it. */
+	ASSERT_EQ(0, uffd_register(uffd, gate, page, UFFDIO_REGISTER_MODE_MISSING));
 
+	list_fill(&list, gate, 8, 0);
 	list_fill(&list, mem, 8, 0x1111);
 	list_fill(&list, mem + 2 * page - 8, 24, 0x2222);
 	list_fill(&list, mem + 8, 8, 0x3333);
 	list_fill(&behind, mem + 16, 8, 0x4444);
-	/* Keep the queue from stopping before the second list is in it. */
-	NEED_DEBUG();
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_PREPARE, 200, 0));
 	ASSERT_EQ(0, gpu_submit(self->gpu, 1, &list, NULL, 0, &first));
+	ASSERT_EQ(1, uffd_next(uffd, &addr, NULL, 10000));
 	ASSERT_EQ(0, gpu_submit(self->gpu, 1, &behind, NULL, 0, &second));
 	ASSERT_EQ(first + 1, second);
+	ASSERT_EQ(0, uffd_copy(uffd, addr, mem));
 	GPU_FAILS(VSVM_REASON_UNMAPPED,
 		  gpu_wait(self->gpu, 1, first, NULL, 0, 10000, &error));
 	EXPECT_EQ((uintptr_t)(mem + 2 * page), error.address);
 	EXPECT_EQ(VSVM_ACCESS_WRITE, error.access);
 	EXPECT_EQ(VSVM_REASON_UNMAPPED, error.reason);
 	EXPECT_EQ(first, error.seqno);
-	EXPECT_EQ(1, error.command);
+	EXPECT_EQ(2, error.command);
 	EXPECT_EQ(-ECANCELED, gpu_wait(self->gpu, 1, second, NULL, 0, 10000, &error));
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_PREPARE, 0, 0));
+	close(uffd);
 
 	/* What is before it ran, what is behind it did not. */
 	EXPECT_EQ(0x1111, *(uint64_t *)mem);
@@ -383,27 +491,92 @@ TEST_F(svm, two_devices_share_memory)
 	close(other);
 }
 
-/* The tests are worth what their oracle is worth: a driver that forgets a flush must be caught. */
+/*
+ * The tests are worth what their oracle is worth: a driver that forgets a flush must be caught, and
+ * a library that does not wait for it.
+ *
+ * The page is of a file, and stays what it is when the process lets go of it: so the GPU, which is
+ * made to use an old translation, reads nothing that belongs to somebody else.
+ */
+static char *page_of_a_file(struct __test_metadata *_metadata)
+{
+	int fd = temp_file(NULL, page_size());
+	char *mem;
+
+	ASSERT_LE(0, fd);
+	mem = mmap(NULL, page_size(), RW, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	close(fd);
+	pattern_fill(mem, page_size(), SEED_A);
+	return mem;
+}
+
 TEST_F(svm, oracle_notices_a_missing_flush)
 {
+	char *mem = page_of_a_file(_metadata);
 	struct drm_vsvm_stats before, after;
 	size_t page = page_size();
-	char *mem = map_small(page);
 	unsigned int i;
 
 	NEED_DEBUG();
 	self->allow_stale = true;
-	pattern_fill(mem, page, SEED_A);
-	STATS(&before);
 	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
+	STATS(&before);
+	EXPECT_EQ(0, before.stale_uses);
 	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_FLUSH, VSVM_POINT_FLUSH, 1, 0));
 	ASSERT_EQ(0, madvise(mem, page, MADV_DONTNEED));
 	for (i = 0; i < 3; i++)
 		gpu_check_pattern(self->gpu, mem, page, SEED_A);
 	STATS(&after);
-	EXPECT_EQ(0, before.stale_uses);
 	EXPECT_LT(0, after.stale_uses);
 	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_FLUSH, VSVM_POINT_FLUSH, 0, 0));
+	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
+}
+
+/* The page is mapped again while the GPU may still use the translation of before. */
+TEST_F(svm, oracle_notices_a_missing_wait)
+{
+	char *mem = page_of_a_file(_metadata);
+	struct drm_vsvm_stats before, after;
+	size_t page = page_size();
+
+	NEED_DEBUG();
+	self->allow_stale = true;
+	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
+	/* With the wait, nothing is wrong with the same sequence. */
+	ASSERT_EQ(0, madvise(mem, page, MADV_DONTNEED));
+	ASSERT_EQ(0, gpu_map_ahead(self->gpu, mem, page, 0));
+	STATS(&before);
+	EXPECT_EQ(0, before.stale_uses);
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_WAIT, VSVM_POINT_FLUSH, 1, 0));
+	ASSERT_EQ(0, madvise(mem, page, MADV_DONTNEED));
+	ASSERT_EQ(0, gpu_map_ahead(self->gpu, mem, page, 0));
+	STATS(&after);
+	EXPECT_LT(0, after.stale_uses);
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_WAIT, VSVM_POINT_FLUSH, 0, 0));
+	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
+	STATS(&before);
+	EXPECT_EQ(after.stale_uses, before.stale_uses);
+}
+
+/* The page tables are released. */
+TEST_F(svm, oracle_notices_a_missing_wait_before_release)
+{
+	char *mem = page_of_a_file(_metadata), *other = map_small(page_size());
+	struct drm_vsvm_stats before, after;
+	size_t page = page_size();
+
+	NEED_DEBUG();
+	self->allow_stale = true;
+	STATS(&before);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_WAIT, VSVM_POINT_FLUSH, 1, 0));
+	ASSERT_EQ(0, munmap(mem, page));
+	EXPECT_TRUE(ranges_become(self->gpu, before.ranges));
+	STATS(&after);
+	EXPECT_LT(0, after.stale_uses);
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_WAIT, VSVM_POINT_FLUSH, 0, 0));
+	GPU_FAILS(VSVM_REASON_UNMAPPED, gpu_read(self->gpu, mem, other, 8));
 }
 
 TEST_HARNESS_MAIN

@@ -188,6 +188,7 @@ TEST_F(svm, slow_flush_while_a_neighbour_is_paged_out)
 	struct span span[2];
 	char *mem = map_small(n * page);
 	pthread_t thread[2];
+	bool both = false;
 	uint64_t seqno;
 	int round;
 
@@ -211,6 +212,7 @@ TEST_F(svm, slow_flush_while_a_neighbour_is_paged_out)
 		}
 		for (i = 0; i < 2; i++)
 			ASSERT_EQ(0, pthread_join(thread[i], NULL));
+		both |= !span[0].left && !span[1].left;
 		GPU_OK(gpu_wait(self->gpu, 1, seqno, NULL, 0, 20000, NULL));
 		ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_FLUSH, 0, 0));
 		for (i = 0; i < n; i++)
@@ -220,6 +222,8 @@ TEST_F(svm, slow_flush_while_a_neighbour_is_paged_out)
 	STATS(&after);
 	EXPECT_LT(before.injected, after.injected);
 	EXPECT_EQ(0, after.stale_uses);
+	EXPECT_TRUE(both)
+		TH_LOG("at no time were both pages paged out");
 	TH_LOG("%llu uses of translations before the end of their flush", after.late_uses);
 }
 

@@ -48,7 +48,7 @@ TEST_F(svm, one_page_inside_a_huge_page)
 	pattern_fill(room, 3 * huge, SEED_B);
 	if (!is_huge(mem))
 		SKIP(GPU_OK(gpu_fill(self->gpu, mem, 8, 1)); return, "no huge page to be had");
-	/* A VMA of one page in the middle of a huge page: neighbours of other VMAs. */
+	/* One page in the middle of a huge page, all of which is mapped for the process. */
 	for (i = 0; i < ARRAY_SIZE(pages); i++) {
 		ASSERT_EQ(0, madvise(mem, huge, MADV_DONTNEED));
 		ASSERT_EQ(0, madvise(mem, huge, MADV_HUGEPAGE));
@@ -189,23 +189,23 @@ static void *map_ahead(void *arg)
 }
 
 /*
- * A walk over many windows stops in its last page, in a fault that this program answers. Before
- * it does, it replaces the memory of the first window. What the walk saw there is void: the GPU
- * must find the new memory, and must not write to the old page.
+ * A walk stops in its last page, in a fault that this program answers. Before it does, it replaces
+ * the memory at the beginning of the span. What was seen there is void: the GPU must find the new
+ * memory, and must not write to the old pages.
  */
-TEST_F(svm, invalidation_between_two_windows)
+static void replace_during_walk(struct __test_metadata *_metadata, FIXTURE_DATA(svm) *self,
+				char *mem, size_t len)
 {
-	size_t page = page_size(), huge = huge_size(), len = 6 * huge, i;
-	struct ahead ahead = { .gpu = self->gpu, .len = len, .flags = VSVM_MAP_WRITE };
+	size_t page = page_size(), i;
+	struct ahead ahead = { .gpu = self->gpu, .mem = mem, .len = len, .flags = VSVM_MAP_WRITE };
 	struct drm_vsvm_stats before, after;
-	char *mem = map_small(len), *source = malloc(page);
-	char *kept = map_small(page);
+	char *source = malloc(page), *kept;
 	int uffd = uffd_open(), fd;
 	pthread_t thread;
 	uintptr_t addr;
 
 	if (uffd < 0)
-		SKIP(GPU_OK(gpu_fill(self->gpu, kept, 8, 1)); return, "no userfaultfd");
+		SKIP(GPU_OK(gpu_fill(self->gpu, mem, 8, 1)); return, "no userfaultfd");
 	/* The first pages are of a file, so that the old ones can still be looked at later. */
 	fd = temp_file(NULL, 16 * page);
 	ASSERT_LE(0, fd);
@@ -215,13 +215,12 @@ TEST_F(svm, invalidation_between_two_windows)
 	pattern_fill(mem, 16 * page, SEED_A);
 	ASSERT_EQ(0, madvise(mem + len - page, page, MADV_DONTNEED));
 	ASSERT_EQ(0, uffd_register(uffd, mem + len - page, page, UFFDIO_REGISTER_MODE_MISSING));
-	ahead.mem = mem;
 	STATS(&before);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, map_ahead, &ahead));
 	ASSERT_EQ(1, uffd_next(uffd, &addr, NULL, 10000));
 	ASSERT_EQ((uintptr_t)(mem + len - page), addr);
 
-	/* The walk is in its last window now. */
+	/* The walk is in its last page now. */
 	ASSERT_EQ(mem, mmap(mem, 16 * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 	pattern_fill(mem, 16 * page, SEED_B);
 	pattern_fill(source, page, 9);
@@ -241,6 +240,28 @@ TEST_F(svm, invalidation_between_two_windows)
 		TH_LOG("the GPU wrote to memory that was unmapped during the walk");
 	close(uffd);
 	close(fd);
+}
+
+/*
+ * All of it is one walk at the end: the first pages have been seen, and nothing of the block is
+ * mapped for the GPU.
+ */
+TEST_F(svm, invalidation_during_one_walk)
+{
+	size_t huge = huge_size();
+	char *mem = map_huge(huge);
+
+	ASSERT_NE(NULL, mem);
+	ASSERT_EQ(0, madvise(mem, huge, MADV_NOHUGEPAGE));
+	replace_during_walk(_metadata, self, mem, huge);
+}
+
+/* One walk after the other: when the last one waits, the first pages are mapped already. */
+TEST_F(svm, invalidation_between_two_windows)
+{
+	size_t len = 6 * huge_size();
+
+	replace_during_walk(_metadata, self, map_small(len), len);
 }
 
 /*
@@ -328,30 +349,41 @@ TEST_F(svm, two_faults_meet_in_commit)
 /*
  * The memory changes after a walk and before its result is used: the result is void, and the fault
  * looks again.
+ *
+ * The fault waits at a barrier for a party that never comes. That it is there, or on its last steps
+ * to it, shows by a delay, which is counted before it begins.
  */
 static void change_after_walk(struct __test_metadata *_metadata, FIXTURE_DATA(svm) *self,
 			      char *mem, size_t len)
 {
 	struct drm_vsvm_stats before, after;
+	uint64_t *copy = malloc(len), seqno, end = now_ms() + 10000;
 	struct list list = {};
-	uint64_t *copy = malloc(len), seqno;
 
 	NEED_DEBUG();
 	ASSERT_NE(NULL, mem);
 	pattern_fill(mem, len, SEED_A);
 	STATS(&before);
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_WALKED, 500, 0));
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_BARRIER, VSVM_POINT_WALKED, 2, 10000));
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_WALKED, 1, 0));
 	list_load(&list, mem, 64, 0);
 	ASSERT_EQ(0, gpu_submit(self->gpu, 0, &list, copy, 64, &seqno));
-	/* The walk takes a moment, the delay lasts longer than that. */
-	sleep_ms(250);
+	do {
+		sleep_ms(1);
+		STATS(&after);
+	} while (after.injected == before.injected && now_ms() < end);
+	ASSERT_LT(before.injected, after.injected);
 	ASSERT_EQ(0, madvise(mem, len, MADV_DONTNEED));
 	pattern_fill(mem, len, SEED_B);
 	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_WALKED, 0, 0));
+	/* Nobody waits any more. */
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_BARRIER, VSVM_POINT_WALKED, 0, 0));
 	GPU_OK(gpu_wait(self->gpu, 0, seqno, copy, 64, 20000, NULL));
 	ASSERT_EQ(-1, pattern_check(copy, 64, SEED_B));
 	STATS(&after);
 	EXPECT_LT(before.retries, after.retries);
+	EXPECT_EQ(before.barriers_missed, after.barriers_missed)
+		TH_LOG("the memory was not changed in time");
 	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_B));
 }
 
