@@ -3,7 +3,7 @@
 # Each target is a command of tools/testing/gpusvm/run.sh, which prepares what it needs.
 
 RIG := tools/testing/gpusvm/run.sh
-export FILTER UPDATE KASAN ARCH MIRROR KDIR GPUSVM_CACHE
+export FILTER UPDATE KASAN ARCH MIRROR KDIR CHECK GPUSVM_CACHE
 
 .PHONY: help
 help: ## this list
@@ -46,6 +46,10 @@ docs: ## rustdoc of the kernel crate and the project's pages, as HTML
 .PHONY: apply
 apply: ## KDIR=/path/to/linux: lay the overlay on a 7.3 tree of your own
 	@$(RIG) apply
+
+.PHONY: series
+series: ## the overlay as a series of patches for `git am`; CHECK=1: build after each
+	@$(RIG) series
 
 .PHONY: prepare
 prepare: ## build root, kernel source, test kernel and test programs, without a boot

@@ -25,12 +25,13 @@ remove() {
 
 case $1 in
 clean)
-	remove "$cache/build" "$cache/run" "$cache/log" "$cache/docs"
+	remove "$cache/build" "$cache/run" "$cache/log" "$cache/docs" "$cache/series" "$cache/series.tree"
 	exit
 	;;
 distclean)
 	# Only what the rig made: the folder might be a mistyped one.
-	for part in root root.new root.key tree tree.new tree.key build run log docs lock prepare.lock; do
+	for part in root root.new root.key tree tree.new tree.key build run log docs cargo \
+		series series.tree lock prepare.lock; do
 		remove "${cache:?}/$part"
 	done
 	rmdir "$cache" 2>/dev/null || true
@@ -56,6 +57,11 @@ esac
 	echo "0 passed, 1 failed"
 	exit 1
 }
+# A series of patches has the author and the date of the last commit.
+commit() {
+	git -C "$repo" log -1 --format="$1" 2>/dev/null || echo "$2"
+}
 exec "$here/enter.sh" "$cache" "$repo" \
 	env RIG_FILTER="${FILTER:-}" RIG_UPDATE="${UPDATE:-}" RIG_KASAN="${KASAN:-}" RIG_ARCH="${ARCH:-}" \
-	python3 -m rig "$@"
+	RIG_CHECK="${CHECK:-}" RIG_AUTHOR="$(commit %an nobody)" RIG_MAIL="$(commit %ae nobody@localhost)" \
+	RIG_DATE="$(commit %ad "$(date -R)")" python3 -m rig "$@"

@@ -6,7 +6,7 @@ import os
 import sys
 import unittest
 
-from rig import cargo, docs, guest, kernel, lint, results, ui, vm
+from rig import cargo, docs, guest, kernel, lint, results, series, ui, vm
 from rig.ktap import FAIL, PASS, Result
 from rig.overlay import Overlay
 from rig.plan import Plan
@@ -232,8 +232,15 @@ def html(plan):
         return docs.docs(plan)
 
 
+def patches(plan):
+    """make series: the overlay for `git am`; CHECK=1: builds after each patch."""
+    with Cache():
+        lay()
+        return series.series(plan, flag("CHECK"))
+
+
 COMMANDS = {"test": test, "kunit": kunit, "prepare": prepare, "lint": lints,
-            "ci": both, "docs": html, "boot": one_boot}
+            "ci": both, "docs": html, "boot": one_boot, "series": patches}
 
 
 def main():
