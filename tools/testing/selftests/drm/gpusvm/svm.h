@@ -34,6 +34,7 @@ FIXTURE_TEARDOWN(svm)
 {
 	struct drm_vsvm_stats stats;
 
+	restore_settings();
 	EXPECT_EQ(0, gpu_stats(self->gpu, &stats));
 	EXPECT_NE(0, stats.bytes_read + stats.bytes_written)
 		TH_LOG("the GPU did not touch memory");
@@ -62,6 +63,16 @@ FIXTURE_TEARDOWN(svm)
 	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_ACCESS, 0, 0)) \
 		TH_LOG("load vsvm with debug=1")
 
+/* Inject something: DEBUG(FAIL, COMMIT, 3). */
+#define DEBUG(op, point, value) \
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_##op, VSVM_POINT_##point, value, 0))
+
 #define STATS(stats) ASSERT_EQ(0, gpu_stats(self->gpu, stats))
+
+/* One counter, as it is now. */
+#define STAT(name) ({ \
+	struct drm_vsvm_stats _stats; \
+	gpu_stats(self->gpu, &_stats) ? ~0ULL : _stats.name; \
+})
 
 #endif

@@ -59,14 +59,20 @@ static int *shared_flag(void)
 
 static bool wait_flag(int *flag)
 {
-	uint64_t end = now_ms() + 20000;
+	return wait_for(__atomic_load_n(flag, __ATOMIC_SEQ_CST), 20000);
+}
 
-	while (!__atomic_load_n(flag, __ATOMIC_SEQ_CST)) {
-		if (now_ms() > end)
-			return false;
-		sleep_ms(1);
-	}
-	return true;
+/* A child is killed, and must end soon, whatever its GPU does. */
+static void kill_child(struct __test_metadata *_metadata, pid_t child)
+{
+	int status;
+
+	ASSERT_EQ(0, kill(child, SIGKILL));
+	status = wait_child(child, END_MS);
+	ASSERT_LE(0, status)
+		TH_LOG("the killed process does not end");
+	ASSERT_TRUE(WIFSIGNALED(status))
+		TH_LOG("it had ended before, with status %#x", status);
 }
 
 /* Memory that is likely to get pages that the dead process had. */
@@ -85,7 +91,7 @@ static void recycled_memory_is_clean(struct __test_metadata *_metadata, int gpu,
 
 TEST_F_TIMEOUT(svm, sigkill_during_faults, 120)
 {
-	int *ready = shared_flag(), round, status;
+	int *ready = shared_flag(), round;
 	size_t len = 4 << 20;
 
 	for (round = 0; round < ROUNDS; round++) {
@@ -104,11 +110,7 @@ TEST_F_TIMEOUT(svm, sigkill_during_faults, 120)
 		}
 		ASSERT_TRUE(wait_flag(ready));
 		sleep_ms(round * 5 % 37);
-		ASSERT_EQ(0, kill(child, SIGKILL));
-		status = wait_child(child, END_MS);
-		ASSERT_LE(0, status)
-			TH_LOG("round %d: the killed process does not end", round);
-		ASSERT_TRUE(WIFSIGNALED(status));
+		kill_child(_metadata, child);
 		recycled_memory_is_clean(_metadata, self->gpu, round);
 	}
 }
@@ -251,7 +253,7 @@ static void *silent_handler(void *arg)
  */
 TEST_F_TIMEOUT(svm, sigkill_in_a_fault_that_nobody_answers, 60)
 {
-	int *ready = shared_flag(), ahead, status;
+	int *ready = shared_flag(), ahead;
 
 	for (ahead = 0; ahead < 2; ahead++) {
 		pid_t child;
@@ -282,11 +284,7 @@ TEST_F_TIMEOUT(svm, sigkill_in_a_fault_that_nobody_answers, 60)
 			_exit(1);
 		}
 		ASSERT_TRUE(wait_flag(ready));
-		ASSERT_EQ(0, kill(child, SIGKILL));
-		status = wait_child(child, END_MS);
-		ASSERT_LE(0, status)
-			TH_LOG("%s: the killed process does not end", ahead ? "map ahead" : "fault");
-		ASSERT_TRUE(WIFSIGNALED(status));
+		kill_child(_metadata, child);
 	}
 	GPU_OK(gpu_fill(self->gpu, ready, 8, 1));
 }
@@ -326,8 +324,7 @@ TEST_F(svm, signals_interrupt_only_the_wait)
 	}
 	ASSERT_EQ(-1, ioctl(self->gpu, DRM_IOCTL_VSVM_WAIT, &wait));
 	ASSERT_EQ(EINTR, errno);
-	ASSERT_EQ(0, kill(child, SIGKILL));
-	ASSERT_LE(0, wait_child(child, 10000));
+	kill_child(_metadata, child);
 	/* Closing it wakes the fault, which then finds ordinary memory. */
 	close(uffd);
 	GPU_OK(gpu_wait(self->gpu, 0, seqno, NULL, 0, 10000, NULL));
@@ -381,8 +378,7 @@ TEST_F(svm, descriptor_without_its_process)
 	gpu = syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, child, 0), gpu, 0);
 	ASSERT_LE(0, gpu);
 	ASSERT_EQ(-EPERM, gpu_stats(gpu, &stats));
-	ASSERT_EQ(0, kill(child, SIGKILL));
-	ASSERT_LE(0, wait_child(child, END_MS));
+	kill_child(_metadata, child);
 	ASSERT_EQ(-EPERM, gpu_fill(gpu, mem, 8, 2));
 	ASSERT_EQ(-EPERM, gpu_map_ahead(gpu, mem, page_size(), 0));
 	ASSERT_EQ(0, close(gpu));

@@ -8,11 +8,16 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include "uffd.h"
 
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE 67
+#endif
+
+#ifndef __NR_memfd_secret
+#define __NR_memfd_secret 447
 #endif
 
 #define SEED_A 0xa11ce
@@ -156,10 +161,12 @@ TEST_F(svm, shared_between_two_processes)
 /* After a fork, what either side's GPU or CPU writes stays on its side. */
 TEST_F(svm, fork_separates)
 {
+	int *step = mmap(NULL, page_size(), RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	size_t len = PAGES * page_size();
 	char *mem = map_small(len);
 	pid_t child;
 
+	ASSERT_NE(MAP_FAILED, step);
 	pattern_fill(mem, len, SEED_A);
 	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
 	GPU_OK(gpu_fill(self->gpu, mem, 8, pattern_word(SEED_A, 0)));
@@ -172,12 +179,15 @@ TEST_F(svm, fork_separates)
 			_exit(1);
 		if (gpu_write_pattern(gpu, mem, len, SEED_B))
 			_exit(2);
-		sleep_ms(200);
-		_exit(pattern_check(mem, len, SEED_B) == -1 ? 0 : 3);
+		__atomic_store_n(step, 1, __ATOMIC_SEQ_CST);
+		if (!wait_for(__atomic_load_n(step, __ATOMIC_SEQ_CST) == 2, 10000))
+			_exit(3);
+		_exit(pattern_check(mem, len, SEED_B) == -1 ? 0 : 4);
 	}
-	sleep_ms(50);
+	ASSERT_TRUE(wait_for(__atomic_load_n(step, __ATOMIC_SEQ_CST) == 1, 10000));
 	GPU_OK(gpu_check_pattern(self->gpu, mem, len, SEED_A));
 	GPU_OK(gpu_write_pattern(self->gpu, mem, len, 77));
+	__atomic_store_n(step, 2, __ATOMIC_SEQ_CST);
 	ASSERT_EQ(0, wait_child(child, 10000));
 	GPU_OK(gpu_check_pattern(self->gpu, mem, len, 77));
 	ASSERT_EQ(-1, pattern_check(mem, len, 77));
@@ -221,7 +231,7 @@ TEST_F(svm, hugetlb)
 	uint64_t word;
 	char *mem;
 
-	write_text("/proc/sys/vm/nr_hugepages", "4");
+	change_setting("/proc/sys/vm/nr_hugepages", "4");
 	mem = mmap(NULL, len, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (mem == MAP_FAILED)
 		SKIP(GPU_OK(gpu_fill(self->gpu, &len, 8, 1)); return, "no hugetlb pages");
@@ -236,7 +246,6 @@ TEST_F(svm, hugetlb)
 	GPU_FAILS(VSVM_REASON_UNMAPPED, gpu_fill(self->gpu, mem, 8, 1));
 	GPU_OK(gpu_read(self->gpu, mem + huge_size(), &word, 8));
 	ASSERT_EQ(pattern_word(SEED_B, huge_size()), word);
-	write_text("/proc/sys/vm/nr_hugepages", "0");
 }
 
 TEST_F(svm, hugetlb_moved)
@@ -244,7 +253,7 @@ TEST_F(svm, hugetlb_moved)
 	size_t huge = huge_size();
 	char *mem, *target, *moved;
 
-	write_text("/proc/sys/vm/nr_hugepages", "4");
+	change_setting("/proc/sys/vm/nr_hugepages", "4");
 	mem = mmap(NULL, huge, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (mem == MAP_FAILED)
 		SKIP(GPU_OK(gpu_fill(self->gpu, &huge, 8, 1)); return, "no hugetlb pages");
@@ -256,7 +265,6 @@ TEST_F(svm, hugetlb_moved)
 	GPU_FAILS(VSVM_REASON_UNMAPPED, gpu_check_pattern(self->gpu, mem, 4096, SEED_A));
 	GPU_OK(gpu_check_pattern(self->gpu, moved, huge, SEED_A));
 	munmap(moved, huge);
-	write_text("/proc/sys/vm/nr_hugepages", "0");
 }
 
 TEST_F(svm, mlocked)
@@ -340,9 +348,9 @@ TEST_F(svm, ksm_merged)
 	GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
 	if (madvise(mem, len, MADV_MERGEABLE))
 		SKIP(return, "no KSM");
-	write_text("/sys/kernel/mm/ksm/sleep_millisecs", "1");
-	write_text("/sys/kernel/mm/ksm/pages_to_scan", "1000");
-	ASSERT_EQ(0, write_text("/sys/kernel/mm/ksm/run", "1"));
+	change_setting("/sys/kernel/mm/ksm/sleep_millisecs", "1");
+	change_setting("/sys/kernel/mm/ksm/pages_to_scan", "1000");
+	ASSERT_EQ(0, change_setting("/sys/kernel/mm/ksm/run", "1"));
 	/* Map while it merges. */
 	for (end = now_ms() + 10000; now_ms() < end && !(kpageflags(mem) & KPF_BIT_KSM);) {
 		GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
@@ -356,11 +364,10 @@ TEST_F(svm, ksm_merged)
 	GPU_OK(gpu_write_pattern(self->gpu, mem + 3 * page, page, SEED_B));
 	for (i = 0; i < len; i += page)
 		ASSERT_EQ(-1, pattern_check(mem + i, page, i == 3 * page ? SEED_B : SEED_A));
-	ASSERT_EQ(0, write_text("/sys/kernel/mm/ksm/run", "2"));
+	ASSERT_EQ(0, change_setting("/sys/kernel/mm/ksm/run", "2"));
 	for (i = 0; i < len; i += page)
 		GPU_OK(gpu_check_pattern(self->gpu, mem + i, page,
 					 i == 3 * page ? SEED_B : SEED_A));
-	write_text("/sys/kernel/mm/ksm/run", "0");
 }
 
 TEST_F(svm, guard_region)
@@ -458,6 +465,83 @@ TEST_F(svm, device_registers_are_refused)
 	GPU_OK(gpu_read(self->gpu, mem + 2 * page, &word, 8));
 	ASSERT_EQ(pattern_word(SEED_A, 2 * page), word);
 	close(fd);
+}
+
+/* Secret memory at an address, or anywhere; NULL where the kernel has none. */
+static char *secret(char *addr, size_t len)
+{
+	int fd = syscall(__NR_memfd_secret, O_CLOEXEC);
+	char *mem;
+
+	if (fd < 0)
+		return NULL;
+	if (ftruncate(fd, len)) {
+		close(fd);
+		return NULL;
+	}
+	mem = mmap(addr, len, RW, MAP_SHARED | (addr ? MAP_FIXED : 0), fd, 0);
+	close(fd);
+	return mem == MAP_FAILED ? NULL : mem;
+}
+
+/* Memory that not even the kernel may look at is not for devices either, and stays what it was. */
+TEST_F(svm, secret_memory)
+{
+	size_t page = page_size(), len = 4 * page;
+	struct drm_vsvm_error error;
+	struct list list = {};
+	char *mem = secret(NULL, len);
+	uint64_t word;
+
+	if (!mem)
+		SKIP(GPU_OK(gpu_fill(self->gpu, &word, 8, 1)); return, "no secret memory");
+	pattern_fill(mem, len, SEED_A);
+	list_load(&list, mem + page, 8, 0);
+	GPU_FAILS(VSVM_REASON_INACCESSIBLE,
+		  gpu_run(self->gpu, 0, &list, &word, 8, &error));
+	EXPECT_EQ((uintptr_t)(mem + page), error.address);
+	GPU_FAILS(VSVM_REASON_INACCESSIBLE, gpu_fill(self->gpu, mem, 8, 1));
+	ASSERT_EQ(-EFAULT, gpu_map_ahead(self->gpu, mem, len, 0));
+	ASSERT_EQ(-EFAULT, gpu_map_ahead(self->gpu, mem, len, VSVM_MAP_WRITE));
+	EXPECT_EQ(0, STAT(mapped_bytes));
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_A));
+	/* Ordinary memory can follow at the address. */
+	ASSERT_EQ(mem, mmap(mem, len, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED_B));
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_B));
+}
+
+/* The same where it comes into the middle of a block that was mapped before. */
+TEST_F(svm, secret_memory_among_other)
+{
+	size_t page = page_size(), huge = huge_size(), at = 37 * page;
+	char *mem = map_huge(huge), *buf = malloc(huge);
+	uint64_t mapped, word;
+
+	ASSERT_NE(NULL, mem);
+	pattern_fill(mem, huge, SEED_A);
+	GPU_OK(gpu_check_pattern(self->gpu, mem, huge, SEED_A));
+	if (!secret(mem + at, page))
+		SKIP(return, "no secret memory");
+	pattern_fill(mem + at, page, SEED_B);
+
+	/* Its neighbours first, which are mapped as a whole, then itself, then they again. */
+	GPU_OK(gpu_check_pattern(self->gpu, mem, at, SEED_A));
+	GPU_OK(gpu_read(self->gpu, mem + at + page, &word, 8));
+	ASSERT_EQ(pattern_word(SEED_A, at + page), word);
+	mapped = STAT(mapped_bytes);
+	EXPECT_GE(huge - page, mapped);
+	GPU_FAILS(VSVM_REASON_INACCESSIBLE, gpu_read(self->gpu, mem + at, buf, 8));
+	GPU_FAILS(VSVM_REASON_INACCESSIBLE, gpu_fill(self->gpu, mem + at, 8, 1));
+	GPU_FAILS(VSVM_REASON_INACCESSIBLE, gpu_read(self->gpu, mem, buf, huge));
+	ASSERT_EQ(-EFAULT, gpu_map_ahead(self->gpu, mem, huge, 0));
+	EXPECT_GE(huge - page, STAT(mapped_bytes));
+	GPU_OK(gpu_read(self->gpu, mem + at - 8, &word, 8));
+	ASSERT_EQ(pattern_word(SEED_A, at - 8), word);
+	GPU_OK(gpu_fill(self->gpu, mem + at + page, 8, 5));
+	ASSERT_EQ(5, *(uint64_t *)(mem + at + page));
+	ASSERT_EQ(-1, pattern_check(mem + at, page, SEED_B));
+	ASSERT_EQ(-1, pattern_check(mem, at, SEED_A));
 }
 
 /* A fault handler in user space. */

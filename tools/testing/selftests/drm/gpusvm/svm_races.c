@@ -9,6 +9,7 @@
  */
 #include "svm.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <sys/stat.h>
@@ -158,9 +159,10 @@ static void canary(struct racer *racer)
 	madvise(racer->arg, len, MADV_DONTNEED);
 }
 
-/* GPU and CPU adders against a disturber, then the counters. */
-static void count_against(struct __test_metadata *_metadata, const char *name,
-			  void (*step)(struct racer *), uint64_t min_steps, bool with_cpu)
+/* GPU and CPU adders against a disturber and perhaps another racer, then the counters. */
+static void count_against_two(struct __test_metadata *_metadata, const char *name,
+			      void (*step)(struct racer *), uint64_t min_steps, bool with_cpu,
+			      struct racer *other)
 {
 	struct racer gpu[ADDERS] = {
 		{ .name = "queue 0", .step = gpu_adder, .min_steps = 5, .id = 0 },
@@ -182,6 +184,8 @@ static void count_against(struct __test_metadata *_metadata, const char *name,
 		race_add(&race, &cpu);
 	race_add(&race, &guard);
 	race_add(&race, &disturber);
+	if (other)
+		race_add(&race, other);
 	wrong = race_run(&race);
 	ASSERT_EQ(NULL, wrong)
 		TH_LOG("%s", wrong);
@@ -190,6 +194,12 @@ static void count_against(struct __test_metadata *_metadata, const char *name,
 	EXPECT_LT(before.invalidations, after.invalidations)
 		TH_LOG("the disturbance never met the GPU");
 	counters_check(_metadata);
+}
+
+static void count_against(struct __test_metadata *_metadata, const char *name,
+			  void (*step)(struct racer *), uint64_t min_steps, bool with_cpu)
+{
+	count_against_two(_metadata, name, step, min_steps, with_cpu, NULL);
 }
 
 /* A random span of pages of the memory. */
@@ -244,6 +254,21 @@ TEST_F(svm, fork_and_cow_of_huge_pages)
 	size_t len = 2 * huge_size();
 
 	counters_init(_metadata, self->gpu, map_huge(len), len);
+	count_against(_metadata, "fork", disturb_fork, 3, true);
+}
+
+/* Copied on write by either side, where a copy is a whole huge page of a pool. */
+TEST_F(svm, fork_and_cow_of_hugetlb)
+{
+	size_t len = 2 * huge_size();
+	char *mem;
+
+	/* For the parent, the child, and what was not given back in time. */
+	change_setting("/proc/sys/vm/nr_hugepages", "12");
+	mem = mmap(NULL, len, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	if (mem == MAP_FAILED || read_key("/proc/meminfo", "HugePages_Free") < 10)
+		SKIP(GPU_OK(gpu_fill(self->gpu, &len, 8, 1)); return, "no hugetlb pages");
+	counters_init(_metadata, self->gpu, mem, len);
 	count_against(_metadata, "fork", disturb_fork, 3, true);
 }
 
@@ -574,6 +599,37 @@ TEST_F(svm, madv_dontneed_of_huge_pages)
 	generations(_metadata, self->gpu, map_huge(len), len, replace_dontneed);
 }
 
+/* Pages that nobody has written since are lost, or not, when memory is short. */
+static void *replace_free(void *mem, size_t len)
+{
+	if (madvise(mem, len, MADV_FREE) || madvise(mem, len, MADV_PAGEOUT))
+		return NULL;
+	return mem;
+}
+
+TEST_F(svm, madv_free)
+{
+	size_t len = 32 * page_size();
+	long long lost = read_key("/proc/vmstat", "pglazyfreed");
+
+	generations(_metadata, self->gpu, map_small(len), len, replace_free);
+	EXPECT_LT(lost, read_key("/proc/vmstat", "pglazyfreed"));
+}
+
+static void *replace_dontneed_locked(void *mem, size_t len)
+{
+	return madvise(mem, len, MADV_DONTNEED_LOCKED) ? NULL : mem;
+}
+
+TEST_F(svm, madv_dontneed_locked)
+{
+	size_t len = 32 * page_size();
+	char *mem = map_small(len);
+
+	ASSERT_EQ(0, mlock(mem, len));
+	generations(_metadata, self->gpu, mem, len, replace_dontneed_locked);
+}
+
 TEST_F(svm, hole_in_a_file)
 {
 	size_t len = 32 * page_size();
@@ -585,8 +641,6 @@ TEST_F(svm, hole_in_a_file)
 	ASSERT_NE(MAP_FAILED, mem);
 	generations(_metadata, self->gpu, mem, len, replace_hole);
 }
-
-/* Events that the kernel sends by itself, while the counters run. */
 
 /* What the kernel did of its own accord, by /proc/vmstat: a step is over when it did more. */
 static struct {
@@ -611,15 +665,43 @@ static void watch(const char *key)
 	doings.value = read_key("/proc/vmstat", key);
 }
 
+/* Memory that is wanted by others, in a group that has not enough for all. */
+static char *ballast;
+#define BALLAST (8 << 20)
+
+static void disturb_pressure(struct racer *racer)
+{
+	size_t i, n = 64;
+
+	for (i = 0; i < n; i++)
+		ballast[(racer->steps * n + i) * page_size() % BALLAST] = i;
+}
+
+TEST_F(svm, memory_pressure)
+{
+	size_t len = COUNTERS * page_size();
+	long long out = read_key("/proc/vmstat", "pswpout");
+
+	ASSERT_TRUE(have_swap());
+	counters_init(_metadata, self->gpu, map_small(len), len);
+	ballast = map_small(BALLAST);
+	if (limit_memory("gpusvm-race", BALLAST / 2 + (2 << 20)))
+		SKIP(GPU_OK(gpu_fill(self->gpu, t.mem, 8, 1)); return, "no memory cgroup");
+	count_against(_metadata, "memory pressure", disturb_pressure, 40, true);
+	EXPECT_LT(out + 100, read_key("/proc/vmstat", "pswpout"));
+}
+
+/* Events that the kernel sends by itself, while the counters run. */
+
 TEST_F(svm, khugepaged)
 {
 	size_t huge = huge_size(), len = 2 * huge, i;
 	char *mem = map_huge(len);
 	long long collapsed;
 
-	write_text("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "10");
-	write_text("/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs", "10");
-	write_text("/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan", "100000");
+	change_setting("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "10");
+	change_setting("/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs", "10");
+	change_setting("/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan", "100000");
 	/* Base pages in memory that wants huge ones. */
 	ASSERT_EQ(0, madvise(mem, len, MADV_NOHUGEPAGE));
 	for (i = 0; i < len; i += page_size())
@@ -644,16 +726,15 @@ TEST_F(svm, numa_hints)
 
 	if (!path_exists("/sys/devices/system/node/node1") || updates < 0)
 		SKIP(GPU_OK(gpu_fill(self->gpu, &len, 8, 1)); return, "one NUMA node");
-	ASSERT_EQ(0, write_text("/proc/sys/kernel/numa_balancing", "1"));
+	ASSERT_EQ(0, change_setting("/proc/sys/kernel/numa_balancing", "1"));
 	for (i = 0; i < 3; i++) {
 		snprintf(path, sizeof(path), "%s%s", debug, files[i]);
-		write_text(path, "10");
+		change_setting(path, "10");
 	}
 	counters_init(_metadata, self->gpu, map_small(len), len);
 	watch("numa_pte_updates");
 	count_against(_metadata, "NUMA hints", disturb_wait, 3, true);
 	EXPECT_LT(updates, read_key("/proc/vmstat", "numa_pte_updates"));
-	write_text("/proc/sys/kernel/numa_balancing", "0");
 }
 
 /* Whatever can be moved moves to other places in physical memory. */
@@ -673,14 +754,13 @@ TEST_F(svm, ksm)
 {
 	size_t len = COUNTERS * page_size();
 
-	if (write_text("/sys/kernel/mm/ksm/run", "1"))
+	if (change_setting("/sys/kernel/mm/ksm/run", "1"))
 		SKIP(GPU_OK(gpu_fill(self->gpu, &len, 8, 1)); return, "no KSM");
-	write_text("/sys/kernel/mm/ksm/sleep_millisecs", "1");
-	write_text("/sys/kernel/mm/ksm/pages_to_scan", "1000");
+	change_setting("/sys/kernel/mm/ksm/sleep_millisecs", "1");
+	change_setting("/sys/kernel/mm/ksm/pages_to_scan", "1000");
 	counters_init(_metadata, self->gpu, map_small(len), len);
 	count_against(_metadata, "KSM", disturb_ksm, 5, true);
-	write_text("/sys/kernel/mm/ksm/run", "2");
-	write_text("/sys/kernel/mm/ksm/run", "0");
+	change_setting("/sys/kernel/mm/ksm/run", "2");
 }
 
 /* Pages move to the other node of the machine and back. */
@@ -724,6 +804,77 @@ TEST_F(svm, soft_dirty)
 
 	counters_init(_metadata, self->gpu, map_small(len), len);
 	count_against(_metadata, "clear_refs", disturb_soft_dirty, 5, true);
+}
+
+/* Somebody looks at everything that the library tells of itself, while it happens. */
+#define DEBUGFS "/sys/kernel/debug/gpusvm"
+#define TRACING "/sys/kernel/tracing"
+
+static struct {
+	int trace;
+	uint64_t files, lines;
+} looks;
+
+static void look_at_file(struct racer *racer, const char *dir, const char *name)
+{
+	char path[400], line[256];
+	FILE *file;
+
+	snprintf(path, sizeof(path), DEBUGFS "/%s/%s", dir, name);
+	file = fopen(path, "re");
+	/* A mirror may end at any time. */
+	if (!file)
+		return;
+	looks.files++;
+	while (fgets(line, sizeof(line), file)) {
+		looks.lines++;
+		if (line[strlen(line) - 1] != '\n')
+			race_fail(racer, "%s: \"%s\" is cut off", path, line);
+	}
+	fclose(file);
+}
+
+static void look(struct racer *racer)
+{
+	static const char *const name[] = { "ranges", "segments", "counters" };
+	DIR *root = opendir(DEBUGFS);
+	static char text[65536];
+	struct dirent *entry;
+	size_t i;
+	int gpu;
+
+	if (!root) {
+		race_fail(racer, "no " DEBUGFS);
+		return;
+	}
+	while ((entry = readdir(root)))
+		for (i = 0; entry->d_name[0] != '.' && i < ARRAY_SIZE(name); i++)
+			look_at_file(racer, entry->d_name, name[i]);
+	closedir(root);
+	if (looks.trace >= 0 && read(looks.trace, text, sizeof(text)) < 0 && errno != EAGAIN)
+		race_fail(racer, "trace_pipe: %s", strerror(errno));
+	/* Mirrors come and go meanwhile. */
+	gpu = gpu_open(0);
+	if (gpu < 0 || gpu_read(gpu, name, text, sizeof(name)))
+		race_fail(racer, "another GPU does not work");
+	close(gpu);
+}
+
+TEST_F(svm, looked_at)
+{
+	struct racer looker = { .name = "looker", .step = look, .min_steps = 5 };
+	size_t len = 2 * huge_size();
+
+	memset(&looks, 0, sizeof(looks));
+	looks.trace = open(TRACING "/trace_pipe", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	change_setting(TRACING "/events/gpusvm/enable", "1");
+	counters_init(_metadata, self->gpu, map_huge(len), len);
+	count_against_two(_metadata, "page-out", disturb_pageout, 3, true, &looker);
+	close(looks.trace);
+	TH_LOG("%llu files, %llu lines", (unsigned long long)looks.files,
+	       (unsigned long long)looks.lines);
+	EXPECT_LT(20, looks.files);
+	EXPECT_LT(looks.files, looks.lines);
 }
 
 /* Everything at once. */

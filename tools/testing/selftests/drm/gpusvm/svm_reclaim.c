@@ -200,7 +200,7 @@ TEST_F(svm, slow_flush_while_a_neighbour_is_paged_out)
 
 		pattern_fill(mem, n * page, round);
 		GPU_OK(gpu_check_pattern(self->gpu, mem, n * page, round));
-		ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_FLUSH, 100, 0));
+		DEBUG(DELAY, FLUSH, 100);
 		/* A list that keeps on using the translations of the span. */
 		for (i = 0; i < LIST_MAX; i++)
 			list_add(&list, mem + (i % n) * page, 8, 1);
@@ -214,7 +214,7 @@ TEST_F(svm, slow_flush_while_a_neighbour_is_paged_out)
 			ASSERT_EQ(0, pthread_join(thread[i], NULL));
 		both |= !span[0].left && !span[1].left;
 		GPU_OK(gpu_wait(self->gpu, 1, seqno, NULL, 0, 20000, NULL));
-		ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_FLUSH, 0, 0));
+		DEBUG(DELAY, FLUSH, 0);
 		for (i = 0; i < n; i++)
 			ASSERT_EQ(pattern_word(round, i * page) + 8 * LIST_MAX / n,
 				  *(uint64_t *)(mem + i * page));
@@ -257,7 +257,7 @@ TEST_F(svm, translations_live_until_the_flush)
 	for (i = 0; i < LIST_MAX; i++)
 		list_add(&list, mem, 8, 1);
 	do {
-		ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_FLUSH, 100, 0));
+		DEBUG(DELAY, FLUSH, 100);
 		span.left = 1;
 		ASSERT_EQ(0, pthread_create(&thread, NULL, page_out_once, &span));
 		do {
@@ -265,7 +265,7 @@ TEST_F(svm, translations_live_until_the_flush)
 			added += LIST_MAX;
 		} while (__atomic_load_n(&span.left, __ATOMIC_ACQUIRE));
 		ASSERT_EQ(0, pthread_join(thread, NULL));
-		ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_FLUSH, 0, 0));
+		DEBUG(DELAY, FLUSH, 0);
 		ASSERT_EQ(added, *(uint64_t *)mem);
 		STATS(&after);
 	} while (!after.late_uses && now_ms() < end);
@@ -275,23 +275,15 @@ TEST_F(svm, translations_live_until_the_flush)
 /* More memory than the group may have: reclaim runs under the GPU all the time. */
 TEST_F(svm, memory_pressure)
 {
-	const char *group = "/sys/fs/cgroup/gpusvm-pressure";
 	size_t page = page_size(), len = 2048 * page, i;
 	long long swapped;
-	char path[128];
 	char *mem;
 	int round;
 
 	NEED_SWAP();
-	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	mkdir(group, 0755);
-	snprintf(path, sizeof(path), "%s/memory.max", group);
 	/* Half of what the test uses, and room for the program itself. */
-	if (write_text(path, "%zu", len / 2 + (2 << 20)))
+	if (limit_memory("gpusvm-reclaim", len / 2 + (2 << 20)))
 		SKIP(GPU_OK(gpu_fill(self->gpu, &len, 8, 1)); return, "no memory cgroup");
-	snprintf(path, sizeof(path), "%s/cgroup.procs", group);
-	ASSERT_EQ(0, write_text(path, "%d", getpid()));
-
 	mem = map_small(len);
 	swapped = read_key("/proc/vmstat", "pswpout");
 	for (i = 0; i < len; i += 64 * page)
@@ -305,8 +297,6 @@ TEST_F(svm, memory_pressure)
 	for (i = 0; i < len; i += 64 * page)
 		ASSERT_EQ(-1, pattern_check(mem + i, 64 * page, i + round));
 	EXPECT_LT(swapped + 500, read_key("/proc/vmstat", "pswpout"));
-	write_text("/sys/fs/cgroup/cgroup.procs", "%d", getpid());
-	rmdir(group);
 }
 
 TEST_HARNESS_MAIN

@@ -112,7 +112,7 @@ TEST_F(svm, one_page_inside_a_hugetlb_page)
 	uint64_t word;
 	char *mem;
 
-	write_text("/proc/sys/vm/nr_hugepages", "2");
+	change_setting("/proc/sys/vm/nr_hugepages", "2");
 	mem = mmap(NULL, huge, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (mem == MAP_FAILED)
 		SKIP(GPU_OK(gpu_fill(self->gpu, &huge, 8, 1)); return, "no hugetlb pages");
@@ -129,7 +129,6 @@ TEST_F(svm, one_page_inside_a_hugetlb_page)
 		ASSERT_EQ(0, mprotect(mem, huge, RW));
 	}
 	munmap(mem, huge);
-	write_text("/proc/sys/vm/nr_hugepages", "0");
 }
 
 /* Every second page is of another kind: nothing to coalesce, and nothing to confuse. */
@@ -357,7 +356,7 @@ static void change_after_walk(struct __test_metadata *_metadata, FIXTURE_DATA(sv
 			      char *mem, size_t len)
 {
 	struct drm_vsvm_stats before, after;
-	uint64_t *copy = malloc(len), seqno, end = now_ms() + 10000;
+	uint64_t *copy = malloc(len), seqno;
 	struct list list = {};
 
 	NEED_DEBUG();
@@ -365,19 +364,15 @@ static void change_after_walk(struct __test_metadata *_metadata, FIXTURE_DATA(sv
 	pattern_fill(mem, len, SEED_A);
 	STATS(&before);
 	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_BARRIER, VSVM_POINT_WALKED, 2, 10000));
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_WALKED, 1, 0));
+	DEBUG(DELAY, WALKED, 1);
 	list_load(&list, mem, 64, 0);
 	ASSERT_EQ(0, gpu_submit(self->gpu, 0, &list, copy, 64, &seqno));
-	do {
-		sleep_ms(1);
-		STATS(&after);
-	} while (after.injected == before.injected && now_ms() < end);
-	ASSERT_LT(before.injected, after.injected);
+	ASSERT_TRUE(wait_for(STAT(injected) > before.injected, 10000));
 	ASSERT_EQ(0, madvise(mem, len, MADV_DONTNEED));
 	pattern_fill(mem, len, SEED_B);
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_WALKED, 0, 0));
+	DEBUG(DELAY, WALKED, 0);
 	/* Nobody waits any more. */
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_BARRIER, VSVM_POINT_WALKED, 0, 0));
+	DEBUG(BARRIER, WALKED, 0);
 	GPU_OK(gpu_wait(self->gpu, 0, seqno, copy, 64, 20000, NULL));
 	ASSERT_EQ(-1, pattern_check(copy, 64, SEED_B));
 	STATS(&after);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,15 +50,12 @@ size_t huge_size(void)
 	return size;
 }
 
-int write_text(const char *path, const char *fmt, ...)
+static int write_args(const char *path, const char *fmt, va_list args)
 {
 	char text[256];
-	va_list args;
 	int fd, len, ret = 0;
 
-	va_start(args, fmt);
 	len = vsnprintf(text, sizeof(text), fmt, args);
-	va_end(args);
 	if (len < 0 || (size_t)len >= sizeof(text))
 		return -EINVAL;
 
@@ -67,6 +65,17 @@ int write_text(const char *path, const char *fmt, ...)
 	if (write(fd, text, len) != len)
 		ret = -errno;
 	close(fd);
+	return ret;
+}
+
+int write_text(const char *path, const char *fmt, ...)
+{
+	va_list args;
+	int ret;
+
+	va_start(args, fmt);
+	ret = write_args(path, fmt, args);
+	va_end(args);
 	return ret;
 }
 
@@ -113,9 +122,94 @@ long long read_key(const char *path, const char *key)
 	return value;
 }
 
+int log_open(void)
+{
+	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	lseek(fd, 0, SEEK_END);
+	return fd;
+}
+
+bool log_has(int log, const char *text)
+{
+	char line[1024];
+	ssize_t n;
+
+	for (;;) {
+		n = read(log, line, sizeof(line) - 1);
+		/* Lines that were lost, if it is that, are none that anybody waits for. */
+		if (n < 0 && (errno == EPIPE || errno == EINTR))
+			continue;
+		if (n <= 0)
+			return false;
+		line[n] = '\0';
+		if (strstr(line, text))
+			return true;
+	}
+}
+
 bool path_exists(const char *path)
 {
 	return !access(path, F_OK);
+}
+
+/* What settings were before they were changed. */
+#define SETTINGS_MAX 64
+static struct {
+	char path[128];
+	char value[64];
+} old[SETTINGS_MAX];
+static unsigned int olds;
+
+static void remember(const char *path)
+{
+	unsigned int i;
+
+	for (i = 0; i < olds; i++)
+		if (!strcmp(old[i].path, path))
+			return;
+	if (olds == SETTINGS_MAX || strlen(path) >= sizeof(old[0].path))
+		abort();
+	if (read_text(path, old[olds].value, sizeof(old[0].value)) <= 0)
+		return;
+	snprintf(old[olds].path, sizeof(old[0].path), "%s", path);
+	olds++;
+}
+
+int change_setting(const char *path, const char *fmt, ...)
+{
+	va_list args;
+	int ret;
+
+	remember(path);
+	va_start(args, fmt);
+	ret = write_args(path, fmt, args);
+	va_end(args);
+	return ret;
+}
+
+void restore_settings(void)
+{
+	for (; olds; olds--)
+		write_text(old[olds - 1].path, "%s", old[olds - 1].value);
+}
+
+int limit_memory(const char *group, size_t bytes)
+{
+	char path[128];
+	int ret;
+
+	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	snprintf(path, sizeof(path), "/sys/fs/cgroup/%s", group);
+	mkdir(path, 0755);
+	snprintf(path, sizeof(path), "/sys/fs/cgroup/%s/memory.max", group);
+	ret = write_text(path, "%zu", bytes);
+	if (ret)
+		return ret;
+	snprintf(path, sizeof(path), "/sys/fs/cgroup/%s/cgroup.procs", group);
+	return write_text(path, "%d", getpid());
 }
 
 void kmsg(const char *fmt, ...)
