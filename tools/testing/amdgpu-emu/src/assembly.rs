@@ -8,6 +8,8 @@ use std::sync::Arc;
 use crate::blocks;
 use crate::control::Registry;
 use crate::gpu::Gpu;
+use crate::gpuvm::dump;
+use crate::machine::Machine;
 use crate::mem::Memory;
 
 /// A GPU whose engines run.
@@ -19,7 +21,17 @@ pub fn gpu(
     system: Arc<dyn Memory>,
     vram: Arc<dyn Memory>,
     vram_size: u64,
-    _registry: &mut Registry,
+    registry: &mut Registry,
 ) -> io::Result<Arc<Gpu>> {
-    Ok(Arc::new(Gpu::new(system, vram, vram_size, blocks())))
+    let mut machine = Machine::new();
+    let mut all = blocks();
+    all.extend(machine.take_blocks());
+    let gpu = Arc::new(Gpu::new(system, vram, vram_size, all));
+    machine.start(&gpu)?;
+    registry.add(
+        "pagetable",
+        "gfx|mm VMID [physical]: the page tables of a VMID",
+        Box::new(dump::command),
+    );
+    Ok(gpu)
 }

@@ -135,7 +135,7 @@ mod tests {
         fn step(&mut self, _gpu: &Gpu) -> Step {
             self.count += 1;
             self.said.send(self.count).unwrap();
-            if self.count % 2 == 0 {
+            if self.count.is_multiple_of(2) {
                 Step::Idle
             } else {
                 Step::Busy

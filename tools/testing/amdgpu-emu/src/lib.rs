@@ -9,15 +9,18 @@
 
 pub mod assembly;
 pub mod block;
+pub mod bus;
 pub mod control;
 pub mod counters;
 pub mod discovery;
 pub mod engine;
 pub mod firmware;
 pub mod gpu;
+pub mod gpuvm;
 pub mod hub;
 pub mod ih;
 pub mod ip;
+pub mod machine;
 pub mod mem;
 pub mod mp;
 pub mod nbio;
@@ -25,6 +28,7 @@ pub mod pci;
 pub mod registers;
 pub mod report;
 pub mod rlc;
+pub mod sdma;
 pub mod vfio;
 
 use block::Block;
