@@ -50,9 +50,24 @@ mirror() {
 	done
 }
 
+# Everything runs in namespaces of its own.
+may() {
+	if [ "$(id -u)" = 0 ]; then
+		unshare --mount --pid --fork true 2>/dev/null && return
+		die "root may not make namespaces here, as in a container without CAP_SYS_ADMIN"
+	fi
+	asroot true 2>/dev/null && return
+	user=$(id -un)
+	die "user namespaces do not work here. They need, as root:
+    apt-get install uidmap
+    usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user    # if /etc/subuid has no $user
+    sysctl kernel.unprivileged_userns_clone=1    # and on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0
+or run make as root"
+}
+
 need() {
-	command -v mmdebstrap >/dev/null && command -v unshare >/dev/null && return
-	install="apt-get install mmdebstrap uidmap util-linux"
+	command -v mmdebstrap >/dev/null && return
+	install="apt-get install mmdebstrap uidmap"
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 		say "installing mmdebstrap"
 		{
@@ -129,6 +144,8 @@ kept() {
 	[ -r "$1" ] && cat "$1" || true
 }
 
+command -v unshare >/dev/null || die "unshare is missing; as root: apt-get install util-linux"
+may
 mkdir -p "$cache/log"
 rootkey=$({ echo "$suite"; cat "$here/packages"; } | sha256sum | cut -d ' ' -f 1)
 exec 8>"$cache/prepare.lock"
