@@ -199,8 +199,38 @@ TEST_F(svm, the_most_of_everything)
 	GPU_OK(gpu_wait(self->gpu, 1, seqno, data, 8, 20000, NULL));
 	ASSERT_EQ(-ENODATA, gpu_wait(self->gpu, 1, seqno, data, 8, 20000, NULL));
 	ASSERT_EQ(0, gpu_submit(self->gpu, 1, &list, data, 8, &seqno));
+
+	/* So does their data, if it is too much. */
+	for (i = 0; i < VSVM_MAX_DATA_HELD / VSVM_MAX_DATA; i++)
+		ASSERT_EQ(0, gpu_submit(self->gpu, 2, &list, data, VSVM_MAX_DATA, &seqno));
+	ASSERT_EQ(-EBUSY, gpu_submit(self->gpu, 2, &list, data, 8, &seqno));
+	GPU_OK(gpu_wait(self->gpu, 2, seqno, data, VSVM_MAX_DATA, 20000, NULL));
+	ASSERT_EQ(0, gpu_submit(self->gpu, 2, &list, data, 8, &seqno));
 	free(cmd);
 	free(data);
+}
+
+TEST_F(svm, too_many_descriptors)
+{
+	const char *path = gpu_path(0);
+	int fd[VSVM_MAX_FILES], n = 0;
+
+	ASSERT_NE(NULL, path);
+	while (n < VSVM_MAX_FILES) {
+		fd[n] = open(path, O_RDWR | O_CLOEXEC);
+		if (fd[n] < 0)
+			break;
+		n++;
+	}
+	/* One is that of the test. */
+	EXPECT_EQ(EMFILE, errno);
+	EXPECT_EQ(VSVM_MAX_FILES - 1, n);
+	still_works(_metadata, self);
+	while (n)
+		close(fd[--n]);
+	n = open(path, O_RDWR | O_CLOEXEC);
+	EXPECT_LE(0, n);
+	close(n);
 }
 
 TEST_F(svm, wait)

@@ -12,8 +12,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include <linux/mempolicy.h>
 
@@ -663,6 +665,39 @@ static void watch(const char *key)
 {
 	doings.key = key;
 	doings.value = read_key("/proc/vmstat", key);
+}
+
+/* Another process pages the memory out, and looks at how it is mapped. */
+static void meddle(pid_t pid)
+{
+	int pidfd = syscall(SYS_pidfd_open, pid, 0);
+	struct iovec span = { .iov_base = t.mem, .iov_len = t.len };
+	char path[64], text[4096];
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
+	while (pidfd >= 0 && syscall(SYS_process_madvise, pidfd, &span, 1, MADV_PAGEOUT, 0) > 0 &&
+	       read_text(path, text, sizeof(text)) > 0)
+		sleep_ms(5);
+	_exit(1);
+}
+
+TEST_F(svm, process_madvise_of_another_process)
+{
+	size_t len = COUNTERS * page_size();
+	long long out = read_key("/proc/vmstat", "pswpout");
+	pid_t child, me = getpid();
+
+	ASSERT_TRUE(have_swap());
+	counters_init(_metadata, self->gpu, map_small(len), len);
+	child = fork();
+	ASSERT_LE(0, child);
+	if (!child)
+		meddle(me);
+	watch("pswpout");
+	count_against(_metadata, "process_madvise", disturb_wait, 5, true);
+	ASSERT_EQ(0, kill(child, SIGKILL));
+	ASSERT_EQ(SIGKILL, wait_child(child, 10000));
+	EXPECT_LT(out, read_key("/proc/vmstat", "pswpout"));
 }
 
 /* Memory that is wanted by others, in a group that has not enough for all. */
