@@ -56,6 +56,10 @@ pub trait Bus {
     /// Forgets the translations of the VMIDs in the mask, of the GFXHUB or of both hubs.
     fn invalidate(&self, vmids: u16, both_hubs: bool);
 
+    /// Makes a VMID the address space with these page tables, in both hubs, and forgets what was
+    /// cached of it.
+    fn map_process(&self, vmid: u8, root: u64, pasid: u16);
+
     /// The GPU's clock counter.
     fn clock(&self) -> u64;
 

@@ -12,6 +12,7 @@ pub mod block;
 pub mod bus;
 pub mod control;
 pub mod counters;
+pub mod cp;
 pub mod discovery;
 pub mod engine;
 pub mod firmware;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::block::Block;
 use crate::bus::Bus;
+use crate::cp;
 use crate::engine::{self, Engine, Waker};
 use crate::gpu::{self, Gpu};
 use crate::gpuvm::{Access, Fault, Hub, Mmu, Requester};
@@ -65,6 +66,9 @@ impl Bus for GpuBus<'_> {
     }
 
     fn vmids(&self, pasid: u16) -> u16 {
+        if pasid == 0 {
+            return 0;
+        }
         (0..VMIDS).filter(|vmid| self.pasid(*vmid) == pasid).fold(0, |mask, vmid| mask | 1 << vmid)
     }
 
@@ -73,6 +77,14 @@ impl Bus for GpuBus<'_> {
         if both_hubs {
             self.gpu.invalidate(Hub::Mm, &Invalidate::all(vmids));
         }
+    }
+
+    fn map_process(&self, vmid: u8, root: u64, pasid: u16) {
+        for hub in [Hub::Gfx, Hub::Mm] {
+            self.gpu.set_root(hub, vmid, root);
+        }
+        self.gpu.set_pasid(vmid, pasid);
+        self.invalidate(1u16.checked_shl(u32::from(vmid)).unwrap_or(0), true);
     }
 
     fn clock(&self) -> u64 {
@@ -118,10 +130,11 @@ impl Machine {
     pub fn new() -> Self {
         let mmu = Arc::new(Mmu::new());
         let (sdma, sdma_engine, sdma_waker) = sdma::new(Arc::clone(&mmu));
+        let (cp, cp_engine, cp_waker) = cp::new(Arc::clone(&mmu), sdma.clone());
         Self {
             mmu,
-            blocks: vec![Box::new(sdma)],
-            engines: vec![(Box::new(sdma_engine), sdma_waker)],
+            blocks: vec![Box::new(sdma), Box::new(cp)],
+            engines: vec![(Box::new(sdma_engine), sdma_waker), (Box::new(cp_engine), cp_waker)],
         }
     }
 

@@ -153,6 +153,10 @@ impl Bus for FakeBus {
         self.state().invalidations.push((vmids, both_hubs));
     }
 
+    fn map_process(&self, vmid: u8, _root: u64, pasid: u16) {
+        self.state().pasids.insert(vmid, pasid);
+    }
+
     fn clock(&self) -> u64 {
         0x1234_5678_9abc
     }
