@@ -8,6 +8,7 @@ leaves the tree, and the tree can be brought back. The manifest names a file bef
 it, so an interrupted run is mended by the next one.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -37,6 +38,10 @@ def write(path, data, mode):
         file.write(data)
     os.chmod(temp, mode)
     os.rename(temp, path)
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
 
 
 class Overlay:
@@ -75,10 +80,16 @@ class Overlay:
     def pristine(self, path, laid):
         """Where the kernel's own content of a file is, or None if the kernel has no such file."""
         kept = os.path.join(self.state, "orig", path)
-        if os.path.exists(kept):
-            return kept
         there = os.path.join(self.tree, path)
+        if os.path.exists(kept) and not self.changed(path):
+            return kept
         return there if os.path.isfile(there) and path not in laid else None
+
+    def changed(self, path):
+        """Whether somebody else wrote a hooked file since, such as an update of the kernel."""
+        there = os.path.join(self.tree, path)
+        digests = self.load()["hooked"].get(path)
+        return bool(digests) and os.path.isfile(there) and digest(read(there)) not in digests
 
     def hooked(self, laid):
         """Applies the hook patches to copies of the pristine files: path -> (content, mode)."""
@@ -103,19 +114,27 @@ class Overlay:
                      "-r", "-", "-d", stage, "-i", os.path.abspath(patch)],
                     capture_output=True, text=True, check=False)
                 if done.returncode:
-                    raise Failed(f"{name} does not apply to {path}:\n{done.stdout.strip()}")
+                    why = done.stdout.strip()
+                    if self.changed(path):
+                        why += "\nIt was changed after the overlay was laid: bring back the " \
+                               "kernel's own file first."
+                    raise Failed(f"{name} does not apply to {path}:\n{why}")
                 result[path] = (read(copy), os.stat(source).st_mode & 0o777)
         return result
 
     def load(self):
+        """What was laid: the new files, and the hooked ones with the digests they may have."""
         try:
             with open(self.manifest) as file:
-                return json.load(file)
+                laid = json.load(file)
         except (OSError, ValueError):
-            return {"new": [], "hooked": []}
+            laid = {"new": [], "hooked": {}}
+        if isinstance(laid["hooked"], list):
+            laid["hooked"] = dict.fromkeys(laid["hooked"], [])
+        return laid
 
     def save(self, new, hooked):
-        data = json.dumps({"new": sorted(new), "hooked": sorted(hooked)}, indent=1)
+        data = json.dumps({"new": sorted(new), "hooked": dict(sorted(hooked.items()))}, indent=1)
         write(self.manifest, data.encode(), 0o644)
 
     def put(self, path, data, mode):
@@ -137,17 +156,22 @@ class Overlay:
         for path in new:
             if path in hooked or self.pristine(path, set(old["new"])):
                 raise Failed(f"{path}: the kernel has this file; change it by a patch in patches/")
-        self.save(set(old["new"]) | set(new), set(old["hooked"]) | set(hooked))
         for path in hooked:
             kept = os.path.join(self.state, "orig", path)
-            if not os.path.exists(kept):
+            if not os.path.exists(kept) or self.changed(path):
                 there = os.path.join(self.tree, path)
                 write(kept, read(there), os.stat(there).st_mode & 0o777)
+        digests = {path: [digest(data)] for path, (data, _) in hooked.items()}
+        # Until it is done a file may have its old content or its new one.
+        either = {path: [*before, *digests.get(path, [])] for path, before in old["hooked"].items()}
+        for path in hooked:
+            either.setdefault(path, digests[path]).append(digest(read(f"{self.state}/orig/{path}")))
+        self.save(set(old["new"]) | set(new), either)
         written = [path for path, source in new.items()
                    if self.put(path, read(source), os.stat(source).st_mode & 0o777)]
         written += [path for path, (data, mode) in hooked.items() if self.put(path, data, mode)]
         removed = self.drop(set(old["new"]) - set(new), set(old["hooked"]) - set(hooked))
-        self.save(new, hooked)
+        self.save(new, digests)
         return sorted(written), sorted(removed)
 
     def drop(self, new, hooked):
@@ -163,6 +187,7 @@ class Overlay:
         for path in hooked:
             kept = os.path.join(self.state, "orig", path)
             if os.path.exists(kept):
-                self.put(path, read(kept), os.stat(kept).st_mode & 0o777)
+                if not self.changed(path):
+                    self.put(path, read(kept), os.stat(kept).st_mode & 0o777)
                 os.unlink(kept)
         return new | hooked

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The lay-down of the overlay, on a tree of three files."""
 
+import json
 import os
 import tempfile
 import unittest
@@ -70,6 +71,36 @@ class LayDown(unittest.TestCase):
 
     def test_changed_patch_starts_from_the_pristine_file(self):
         self.overlay.lay()
+        self.write(self.repo, "patches/mm-Makefile.patch", PATCH.replace("ours", "other"))
+        self.overlay.lay()
+        self.assertEqual(self.text("mm/Makefile"), "one\nother\ntwo\n")
+
+    def test_update_of_the_kernel_is_kept(self):
+        self.overlay.lay()
+        self.write(self.tree, "mm/Makefile", "zero\none\ntwo\n")
+        self.assertEqual(self.overlay.lay(), (["mm/Makefile"], []))
+        self.assertEqual(self.text("mm/Makefile"), "zero\none\nours\ntwo\n")
+        os.unlink(f"{self.repo}/patches/mm-Makefile.patch")
+        self.overlay.lay()
+        self.assertEqual(self.text("mm/Makefile"), "zero\none\ntwo\n")
+
+    def test_kernel_file_that_came_back_is_hooked_again(self):
+        self.overlay.lay()
+        self.write(self.tree, "mm/Makefile", "one\ntwo\n")
+        self.assertEqual(self.overlay.lay(), (["mm/Makefile"], []))
+        self.assertEqual(self.text("mm/Makefile"), "one\nours\ntwo\n")
+
+    def test_edited_hook_is_not_overwritten(self):
+        self.overlay.lay()
+        self.write(self.tree, "mm/Makefile", "one\nours\nmine\ntwo\n")
+        with self.assertRaisesRegex(Failed, "changed after the overlay was laid"):
+            self.overlay.lay()
+        self.assertEqual(self.text("mm/Makefile"), "one\nours\nmine\ntwo\n")
+
+    def test_manifest_without_digests(self):
+        self.overlay.lay()
+        old = {key: list(value) for key, value in self.overlay.load().items()}
+        self.write(self.tree, f"{STATE}/manifest.json", json.dumps(old))
         self.write(self.repo, "patches/mm-Makefile.patch", PATCH.replace("ours", "other"))
         self.overlay.lay()
         self.assertEqual(self.text("mm/Makefile"), "one\nother\ntwo\n")
