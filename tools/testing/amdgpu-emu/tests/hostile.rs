@@ -69,7 +69,7 @@ impl Random {
             0 => random,
             1 => FB + VRAM_SIZE - random % 64,
             2 => random % (16 << 12),
-            _ => FB + (random % VRAM_SIZE & !3),
+            _ => FB + ((random % VRAM_SIZE) & !3),
         }
     }
 }
@@ -187,7 +187,7 @@ fn step(gpu: &Gpu, random: &mut Random, active: u32) {
         3 => {
             let at = random.below(VRAM_SIZE) & !7;
             let flags = random.next() & 0xff00_0000_0000_0fff | pte::AMDGPU_PTE_VALID;
-            let to = random.address() % VRAM_SIZE & !0xfff;
+            let to = (random.address() % VRAM_SIZE) & !0xfff;
             gpu.vram.store64(at, to | flags).unwrap();
         }
         4 => {
