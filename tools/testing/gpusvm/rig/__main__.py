@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import signal
 import sys
 import unittest
 
@@ -243,7 +244,13 @@ COMMANDS = {"test": test, "kunit": kunit, "prepare": prepare, "lint": lints,
             "ci": both, "docs": html, "boot": one_boot, "series": patches}
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def main():
+    # The first process of its namespace: without a handler the signal would do nothing.
+    signal.signal(signal.SIGTERM, interrupt)
     command, *words = sys.argv[1:]
     try:
         if command in COMMANDS:

@@ -48,7 +48,7 @@ def docs(plan):
     one = plan.kernels["test"]
     kernel.configure(one)
     os.makedirs(OUT, exist_ok=True)
-    with ui.step("rustdoc of the kernel crate"):
+    with ui.step("rustdoc of the kernel crate"), kernel.whole(one):
         ui.run(make(one, "prepare", "rustdoc"), f"{LOGS}/docs-rustdoc.log", name="rustdoc")
         shutil.rmtree(f"{OUT}/rustdoc", ignore_errors=True)
         shutil.copytree(f"{one.build}/{RUSTDOC}", f"{OUT}/rustdoc")

@@ -41,13 +41,20 @@ def programs(kernel):
     headers(kernel)
     os.makedirs(PROGRAMS, exist_ok=True)
     flags = f"-isystem {HEADERS}/include"
+    mark = f"{PROGRAMS}/gpusvm.building"
+    if os.path.exists(mark):
+        # Killed half-way.
+        shutil.rmtree(PROGRAMS)
+        os.makedirs(PROGRAMS)
     with ui.step("building the test programs"):
+        write(mark, b"", 0o644)
         for folder in SELFTESTS:
             if os.path.exists(f"{folder}/Makefile"):
                 ui.run(["make", "-C", folder, "CC=clang", f"OUTPUT={PROGRAMS}",
                         f"KHDR_INCLUDES={flags}", f"top_srcdir={SRC}", "LDFLAGS=-static", "all"],
                        f"{LOGS}/programs-{os.path.basename(folder)}.log", name="test programs")
         hmm_tests(flags)
+        os.unlink(mark)
 
 
 def hmm_tests(flags):

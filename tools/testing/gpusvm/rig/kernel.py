@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Configures and builds a kernel, with clang, out of tree."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -70,6 +71,36 @@ def configure(kernel):
         write(kept, key.encode(), 0o644)
 
 
+@contextlib.contextmanager
+def whole(kernel):
+    """Around a build: after one that was killed, what it may have left half written is removed.
+
+    An interrupted or failed make removes such files itself.
+    """
+    mark = f"{kernel.build}/gpusvm.building"
+    if os.path.exists(mark):
+        mend(kernel.build)
+    write(mark, b"", 0o644)
+    try:
+        yield
+    except ui.Abandoned:
+        raise
+    except BaseException:
+        os.unlink(mark)
+        raise
+    os.unlink(mark)
+
+
+def mend(build):
+    """Removes what is newer than kbuild's note of how it was made, which is written last."""
+    for folder, _, names in os.walk(build):
+        for name in names:
+            target = f"{folder}/{name[1:-len('.cmd')]}"
+            if name.startswith(".") and name.endswith(".cmd") and os.path.isfile(target) \
+                    and os.stat(target).st_mtime_ns > os.stat(f"{folder}/{name}").st_mtime_ns:
+                os.unlink(target)
+
+
 def image(kernel):
     path = "x86/boot/bzImage" if kernel.arch == "x86_64" else "arm64/boot/Image"
     return f"{kernel.build}/arch/{path}"
@@ -82,7 +113,7 @@ def build(kernel):
     known = int(read(count)) if os.path.exists(count) else LINES
     fresh = not os.path.exists(image(kernel))
     targets = [os.path.basename(image(kernel)), "modules"]
-    with ui.step(f"building kernel {kernel.name}"):
+    with ui.step(f"building kernel {kernel.name}"), whole(kernel):
         lines = ui.run(make(kernel, *targets), f"{LOGS}/build-{kernel.name}.log",
                        expect=known if fresh else 0, name=f"kernel {kernel.name}")
     if fresh:

@@ -90,7 +90,8 @@ def build_crates(plan):
     one = plan.kernels["test"]
     kernel.configure(one)
     folders = dict.fromkeys(f"{os.path.dirname(crate)}/" for crate in crates())
-    ui.run(make(one, "prepare", *folders), f"{LOGS}/lint-prepare.log", name="prepare")
+    with kernel.whole(one):
+        ui.run(make(one, "prepare", *folders), f"{LOGS}/lint-prepare.log", name="prepare")
     return one
 
 

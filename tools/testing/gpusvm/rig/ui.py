@@ -9,6 +9,8 @@ import sys
 import time
 
 START = time.monotonic()
+# Seconds for an interrupted command to clean up.
+PATIENCE = 10
 TTY = sys.stdout.isatty()
 
 
@@ -18,6 +20,10 @@ class Failed(Exception):
     def __init__(self, cause, log=None):
         super().__init__(cause)
         self.log = log
+
+
+class Abandoned(KeyboardInterrupt):
+    """An interruption that a command did not heed in time: it is killed with everything else."""
 
 
 def host_path(path):
@@ -100,16 +106,30 @@ def run(command, log, expect=0, name=None, **kwargs):
                                      stderr=subprocess.STDOUT, errors="replace", **kwargs)
         except OSError as error:
             raise Failed(f"{name} failed:\n{command[0]}: {error.strerror}", log) from error
-        for line in child.stdout:
-            out.write(line)
-            out.flush()
-            lines += 1
-            far = f"{min(99, 100 * lines // expect)} %, " if expect else ""
-            beat.show(f"  {name}: {far}{line.strip()[:70]}")
-        code = child.wait()
+        try:
+            for line in child.stdout:
+                out.write(line)
+                out.flush()
+                lines += 1
+                far = f"{min(99, 100 * lines // expect)} %, " if expect else ""
+                beat.show(f"  {name}: {far}{line.strip()[:70]}")
+            code = child.wait()
+        except KeyboardInterrupt:
+            # When this process ends, all others are killed: let make remove half-made files first.
+            end(child)
+            raise
     if code:
         raise Failed(f"{name} failed:\n{causes(log)}", log)
     return lines
+
+
+def end(child):
+    """Ends a command that was interrupted."""
+    child.terminate()
+    try:
+        child.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired as late:
+        raise Abandoned() from late
 
 
 def output(command, **kwargs):
