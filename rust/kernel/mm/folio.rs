@@ -21,6 +21,27 @@ use crate::{
 ///
 /// Does not sleep and does not take the folio lock. May be called from an invalidation.
 ///
+/// # Examples
+///
+/// ```
+/// use kernel::mm::{
+///     folio,
+///     hmm::Segment, //
+/// };
+///
+/// /// The device does not use `segment` any more.
+/// ///
+/// /// # Safety
+/// ///
+/// /// It must be system memory, and the invalidation that takes it away must not have returned yet.
+/// unsafe fn device_has_stopped(segment: &Segment) {
+///     if segment.write {
+///         // SAFETY: The pages are freed only after the invalidation.
+///         unsafe { folio::mark_dirty(segment.phys, segment.va.len()) };
+///     }
+/// }
+/// ```
+///
 /// # Safety
 ///
 /// `phys` and `len` must describe pages of system memory that are mapped in an address space and stay

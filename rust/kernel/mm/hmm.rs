@@ -81,6 +81,7 @@ use core::{
     ptr::NonNull, //
 };
 
+mod held;
 mod kind;
 mod pfn;
 mod raw;
@@ -88,6 +89,10 @@ mod segment;
 mod walked;
 mod window;
 
+pub use held::{
+    walk_held,
+    Held, //
+};
 pub use kind::Kind;
 pub use segment::{
     PageState,

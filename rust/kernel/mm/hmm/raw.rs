@@ -6,6 +6,7 @@
 //! not exported to modules.
 
 use super::{
+    held::Held,
     kind::Kind,
     pfn::{
         request_flags,
@@ -341,9 +342,15 @@ unsafe fn walk_in_mode<'w>(
         Err(error) => return Err(unsafe { explain(error, target, mm, &span, req, win, mode) }),
     };
 
+    walked(seq, span, win)
+}
+
+/// The result of a walk over `span` that has just been made with `win`.
+pub(super) fn walked(seq: Seq, span: Range<usize>, win: &mut Window) -> Result<Walked<'_>> {
     let pfns = win
         .get_mut((span.end - span.start) >> PAGE_SHIFT)
         .ok_or(EINVAL)?;
+
     Ok(Walked::new(seq, span, pfns))
 }
 
@@ -381,6 +388,26 @@ pub(super) fn walk_locked<'w>(
     // SAFETY: `mmap` holds the mmap lock of the mm of `target`, as we have just checked, and that
     // mm has a user.
     unsafe { walk_in_mode(target, mmap.mm, span, req, win, &Mode::Locked { seq }) }
+}
+
+/// One try of [`super::walk_held`], which leaves its result in `win`.
+pub(super) fn walk_held(
+    target: &Target<'_>,
+    held: &Held<'_>,
+    seq: Seq,
+    span: Range<usize>,
+    req: &Request,
+    win: &mut Window,
+) -> Result<Seq> {
+    let mm = held.mm();
+
+    if mm.as_raw() != target.mm {
+        return Err(EINVAL);
+    }
+
+    // SAFETY: By the type invariants of `Held`, the mmap lock is held (for writing, which is more than
+    // is demanded) of the mm of `target`, as we have just checked, and that mm has a user.
+    Ok(unsafe { walk_in_mode(target, mm, span, req, win, &Mode::Locked { seq }) }?.seq())
 }
 
 /// See [`super::probe`].

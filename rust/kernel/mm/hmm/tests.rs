@@ -168,6 +168,50 @@ mod suite {
     }
 
     #[test]
+    fn walk_with_the_address_space_held() -> Result {
+        let t = Fixture::new()?;
+        let mut win = Window::new(Fixture::PAGES, GFP_KERNEL)?;
+        let asked = ask(t.pages(1..3), Access::Write);
+
+        write_user(t.page(5), 7)?;
+        let held = Held::new(&t.mm, t.span())?;
+        let walked = walk_held(&t.notifier, &held, t.span(), &asked, &mut win);
+        let states = walked.map(|walked| (walked.seq(), walked.pages().filter(is_mapped).count()));
+        // Nobody else gets any of the locks.
+        let busy = t.mm.mmap_read_trylock().is_none() && t.mm.lock_vma_under_rcu(t.addr).is_none();
+        let mut vmas = 0;
+        held.for_each_vma(&t.span(), |_| vmas += 1);
+        let guard = t.notifier.read();
+        let valid = states.as_ref().is_ok_and(|(seq, _)| !guard.retry(*seq));
+        drop(guard);
+        drop(held);
+
+        assert!(busy && valid);
+        assert_eq!(vmas, 1);
+        assert_eq!(states.map(|(_, mapped)| mapped), Ok(3));
+        assert!(t.mm.mmap_read_trylock().is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn walk_of_what_is_not_held_is_refused() -> Result {
+        let t = Fixture::new()?;
+        let mut win = Window::new(Fixture::PAGES, GFP_KERNEL)?;
+        let other = new_mm()?;
+
+        let held = Held::new(&t.mm, t.pages(2..4))?;
+        let more = walk_held(&t.notifier, &held, t.pages(2..5), &snapshot(), &mut win).err();
+        drop(held);
+        let held = Held::new(&other, t.span())?;
+        let foreign = walk_held(&t.notifier, &held, t.span(), &snapshot(), &mut win).err();
+        drop(held);
+
+        assert_eq!(more, Some(EINVAL));
+        assert_eq!(foreign, Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
     fn faults_what_is_asked() -> Result {
         let mut f = Fixture::new()?;
         let span = f.span();
