@@ -13,6 +13,15 @@ __rust_helper void rust_helper_kunit_mark_skipped(struct kunit *test,
 	kunit_mark_skipped(test, "%s", reason);
 }
 
+__rust_helper void rust_helper_kunit_mm_set_unstable(struct mm_struct *mm,
+						     bool unstable)
+{
+	if (unstable)
+		mm_flags_set(MMF_UNSTABLE, mm);
+	else
+		mm_flags_clear(MMF_UNSTABLE, mm);
+}
+
 #ifdef __BINDGEN__
 int rust_helper_kunit_mprotect(unsigned long start, size_t len,
 			       unsigned long prot);

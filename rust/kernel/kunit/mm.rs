@@ -9,6 +9,26 @@
 //! A failed assertion ends the thread without unwinding. So what is registered with the address
 //! space must be on the heap, not on the stack, and no assertion may be made with a lock held.
 //!
+//! # Examples
+//!
+//! ```
+//! use kernel::{
+//!     kunit::mm::*,
+//!     page::PAGE_SIZE, //
+//! };
+//!
+//! let _mm = attach_mm()?;
+//! let addr = vm_mmap(0, 2 * PAGE_SIZE, PROT_RW, PRIVATE)?;
+//!
+//! write_user(addr, 42)?;
+//! assert_eq!(read_user(addr), Ok(42));
+//! madvise(addr, PAGE_SIZE, Advice::DontNeed)?;
+//! assert_eq!(read_user(addr), Ok(0));
+//! vm_munmap(addr, 2 * PAGE_SIZE)?;
+//! assert!(read_user(addr).is_err());
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! C: [`lib/kunit/user_alloc.c`](srctree/lib/kunit/user_alloc.c)
 
 use crate::{
@@ -55,6 +75,10 @@ pub enum Advice {
     PageOut = bindings::MADV_PAGEOUT,
     /// The memory shall be treated as if it had a hardware error.
     HwPoison = bindings::MADV_HWPOISON,
+    /// Access shall end with a signal, without a VMA of its own.
+    GuardInstall = bindings::MADV_GUARD_INSTALL,
+    /// The end of that.
+    GuardRemove = bindings::MADV_GUARD_REMOVE,
 }
 
 /// Gives the current test an address space of its own, if it does not have one.
@@ -136,6 +160,12 @@ pub fn madvise(addr: usize, len: usize, advice: Advice) -> Result {
 
     // SAFETY: The mm has a user. The function checks the range.
     to_result(unsafe { bindings::do_madvise(mm.as_raw(), addr, len, advice as c_int) })
+}
+
+/// Says that the OOM reaper takes the memory of `mm` away, or that it does not.
+pub fn set_unstable(mm: &MmWithUser, unstable: bool) {
+    // SAFETY: The mm is valid, and its flags may be changed at any time.
+    unsafe { bindings::kunit_mm_set_unstable(mm.as_raw(), unstable) };
 }
 
 /// Reads from memory, with a page fault if needed.
