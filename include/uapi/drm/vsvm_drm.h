@@ -195,6 +195,8 @@ enum drm_vsvm_reason {
 	 * the end of the file.
 	 */
 	VSVM_REASON_INACCESSIBLE = 11,
+	/** @VSVM_REASON_DRIVER: The GPU's page table could not be written. */
+	VSVM_REASON_DRIVER = 12,
 };
 
 /**
@@ -305,12 +307,16 @@ struct drm_vsvm_queue {
  * space handles page faults (userfaultfd) it waits for that, until the process is
  * killed; the device cannot be unbound meanwhile.
  *
+ * If it fails, then @failed is the address of the first page that could not be
+ * had, and what is before it was mapped.
+ *
  * Errors, all of which may leave a part of the span mapped: EINVAL (not page
  * aligned, empty, wraps, outside of %VSVM_ADDRESS_BITS, unknown flag; nothing is
  * mapped), EFAULT (a part is not mapped in the process or has no access), EPERM
  * (%VSVM_MAP_WRITE and a part is read-only), EAGAIN and ETIME (the mapping changed
  * all the time), EINTR (killed), EOPNOTSUPP (memory of a device that cannot share
- * it), EIO (could not be mapped for the device), EHWPOISON (hardware error).
+ * it), EIO (could not be mapped for the device), EHWPOISON (hardware error), ESRCH (the
+ * process is at its end).
  */
 struct drm_vsvm_map_ahead {
 	/** @addr: First address, a multiple of the CPU's page size. */
@@ -321,6 +327,11 @@ struct drm_vsvm_map_ahead {
 	__u32 flags;
 	/** @pad: Must be zero. */
 	__u32 pad;
+	/**
+	 * @failed: Out: where it failed, or zero if it did not. Unchanged after
+	 * EINVAL.
+	 */
+	__u64 failed;
 };
 
 /**
@@ -520,8 +531,8 @@ enum {
 					    struct drm_vsvm_wait),
 	DRM_IOCTL_VSVM_QUEUE	 = DRM_IOWR(DRM_COMMAND_BASE + DRM_VSVM_QUEUE,
 					    struct drm_vsvm_queue),
-	DRM_IOCTL_VSVM_MAP_AHEAD = DRM_IOW(DRM_COMMAND_BASE + DRM_VSVM_MAP_AHEAD,
-					   struct drm_vsvm_map_ahead),
+	DRM_IOCTL_VSVM_MAP_AHEAD = DRM_IOWR(DRM_COMMAND_BASE + DRM_VSVM_MAP_AHEAD,
+					    struct drm_vsvm_map_ahead),
 	DRM_IOCTL_VSVM_STATS	 = DRM_IOWR(DRM_COMMAND_BASE + DRM_VSVM_STATS,
 					    struct drm_vsvm_stats),
 	DRM_IOCTL_VSVM_DEBUG	 = DRM_IOW(DRM_COMMAND_BASE + DRM_VSVM_DEBUG,

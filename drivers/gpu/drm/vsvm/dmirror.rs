@@ -12,6 +12,7 @@
 use core::ops::Range;
 
 use kernel::{
+    alloc::AllocError,
     drm::gpusvm::{
         Access,
         FaultError,
@@ -280,6 +281,27 @@ fn errno(err: FaultError) -> Error {
     }
 }
 
+/// An error for the caller of an ioctl.
+struct Errno(Error);
+
+impl From<FaultError> for Errno {
+    fn from(err: FaultError) -> Self {
+        Self(errno(err))
+    }
+}
+
+impl From<Error> for Errno {
+    fn from(err: Error) -> Self {
+        Self(err)
+    }
+}
+
+impl From<AllocError> for Errno {
+    fn from(err: AllocError) -> Self {
+        Self(err.into())
+    }
+}
+
 /// An open file.
 pub(crate) struct Dmirror {
     svm: Arc<GpuSvm<Vm>>,
@@ -316,7 +338,7 @@ impl Dmirror {
             self.svm.driver().counters().gpu_faults.add(1);
             self.svm
                 .fault(missing..command.end(), access, options)
-                .map_err(errno)?;
+                .map_err(|failed| errno(failed.error))?;
             command.faults += 1;
         }
     }
@@ -349,31 +371,24 @@ impl Dmirror {
     }
 
     fn snapshot(&self, command: &mut Command) -> Result {
-        /// Pages that are looked at, and handed out, at a time.
-        const STEP: usize = 32;
+        /// Pages that are handed out at a time.
+        const STEP: usize = 512;
 
-        let mut from = command.addr;
-        let mut user = command.user(command.size / PAGE_SIZE).writer();
+        let pages = command.size / PAGE_SIZE;
+        let mut bytes = KVec::with_capacity(STEP.min(pages), GFP_KERNEL)?;
+        let mut user = command.user(pages).writer();
 
-        while from < command.end() {
-            let mut bytes = [prot::NONE; STEP];
-            // OVERFLOW: Limited to the end of the span of the command.
-            let span = from..from.saturating_add(STEP * PAGE_SIZE).min(command.end());
-            let pages = (span.end - span.start) / PAGE_SIZE;
-            let mut slots = bytes.iter_mut();
-
-            self.svm
-                .snapshot(span.clone(), |_, state| {
-                    if let Some(slot) = slots.next() {
-                        *slot = prot_byte(state);
-                    }
-                })
-                .map_err(errno)?;
-            user.write_slice(bytes.get(..pages).ok_or(EINVAL)?)?;
-            command.cpages += pages as u64;
-            from = span.end;
-        }
-        Ok(())
+        self.svm
+            .snapshot(command.addr..command.end(), |_, state| {
+                bytes.push(prot_byte(state), GFP_KERNEL)?;
+                command.cpages += 1;
+                if bytes.len() == STEP || command.cpages == command.npages {
+                    user.write_slice(&bytes)?;
+                    bytes.clear();
+                }
+                Ok(())
+            })
+            .map_err(|err: Errno| err.0)
     }
 }
 

@@ -127,6 +127,7 @@ impl Reason {
                 uapi::drm_vsvm_reason_VSVM_REASON_KILLED
             }
             Self::Fault(FaultError::Poisoned) => uapi::drm_vsvm_reason_VSVM_REASON_POISONED,
+            Self::Fault(FaultError::Driver(_)) => uapi::drm_vsvm_reason_VSVM_REASON_DRIVER,
             Self::Fault(FaultError::Gone) => uapi::drm_vsvm_reason_VSVM_REASON_GONE,
             Self::Bus => uapi::drm_vsvm_reason_VSVM_REASON_BUS,
         }
@@ -276,9 +277,12 @@ fn raise(svm: &GpuSvm<Vm>, va: usize, write: bool) -> Result<(), FaultError> {
 
     svm.driver().counters().gpu_faults.add(1);
     match svm.fault(span, access, &FAULT_OPTIONS) {
-        // What was lost in a race is replayed, like everything else.
-        Ok(_) | Err(FaultError::Retry) => Ok(()),
-        Err(err) => Err(err),
+        Ok(_) => Ok(()),
+        Err(failed) => match failed.error {
+            // What was lost in a race is replayed, like everything else.
+            FaultError::Retry => Ok(()),
+            error => Err(error),
+        },
     }
 }
 

@@ -235,11 +235,18 @@ impl File {
             ..FaultOptions::default()
         };
 
+        args.failed = 0;
         match space.svm().fault(addr..end, access, &options) {
             Ok(_) => Ok(0),
-            // The span is well-formed, but no process can have all of it.
-            Err(FaultError::Invalid) => Err(EFAULT),
-            Err(err) => Err(err.into()),
+            Err(failed) => {
+                // DRM copies it to user space in case of an error, too.
+                args.failed = failed.addr as u64;
+                Err(match failed.error {
+                    // The span is well-formed, but no process can have all of it.
+                    FaultError::Invalid => EFAULT,
+                    error => error.into(),
+                })
+            }
         }
     }
 

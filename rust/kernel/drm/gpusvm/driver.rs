@@ -46,7 +46,8 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// Tells that the CPU page tables of `span` were walked, before the result is committed.
     ///
     /// Same context as [`prepare`](Driver::prepare). Nothing depends on it: it is the place where a
-    /// driver's tests hold a fault, or let an invalidation overtake it.
+    /// driver's tests hold a fault, or let an invalidation overtake it. It is not called for a walk with
+    /// the address space held still, which nothing can overtake.
     fn walked(&self, span: Range<usize>) {
         let _ = span;
     }
@@ -61,7 +62,8 @@ pub trait Driver: Sized + Send + Sync + 'static {
     ///
     /// `EAGAIN` (a table is missing, say) has the fault tried again from [`prepare`](Driver::prepare)
     /// on; `EINTR` ends it with [`FaultError::Killed`](super::FaultError), `ENODEV` and `ENXIO` with
-    /// `Gone`, and all others with `NoMemory`. So it is with `prepare`.
+    /// `Gone`, `ENOMEM` with `NoMemory`, and all others with `Driver` and this errno. So it is with
+    /// `prepare`.
     fn commit(&self, pages: &ValidPages<'_>) -> Result;
 
     /// Zaps the leaf entries of `span` and submits the TLB flush, without waiting for it.

@@ -12,6 +12,29 @@ use kernel::prelude::*;
 /// lost race, for a failed DMA mapping and for an address without memory alike, and its users retry
 /// all of them for ever.
 ///
+/// # Examples
+///
+/// ```
+/// use kernel::drm::gpusvm::{
+///     FaultError,
+///     Unresolved, //
+/// };
+///
+/// /// Whether the access may be tried again, and if not, what the user is told.
+/// fn decide(failed: Unresolved) -> Result<(), (usize, Error)> {
+///     match failed.error {
+///         FaultError::Retry | FaultError::Timeout => Ok(()),
+///         error => Err((failed.addr, error.into())),
+///     }
+/// }
+///
+/// let failed = |error| Unresolved { error, addr: 0x1000 };
+///
+/// assert!(decide(failed(FaultError::Timeout)).is_ok());
+/// assert_eq!(decide(failed(FaultError::Access)), Err((0x1000, EPERM)));
+/// assert_eq!(decide(failed(FaultError::Driver(ENOSPC))), Err((0x1000, ENOSPC)));
+/// ```
+///
 /// [`GpuSvm::fault`]: super::GpuSvm::fault
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum FaultError {
@@ -36,14 +59,34 @@ pub enum FaultError {
     Dma,
     /// Out of memory (`ENOMEM`).
     NoMemory,
+    /// The driver failed for a reason of its own (this errno), see [`Driver`](super::Driver).
+    Driver(Error),
     /// The deadline passed while invalidations kept winning (`ETIME`).
     Timeout,
     /// The calling task is being killed (`EINTR`).
     Killed,
     /// The page has a hardware memory error (`EHWPOISON`).
     Poisoned,
-    /// The address space has ended, or the device is gone (`ESRCH`).
+    /// The address space has ended or is being ended by the OOM killer, or the device is gone
+    /// (`ESRCH`).
     Gone,
+}
+
+/// A fault that could not be resolved.
+///
+/// Of a request to map a long span ahead, what is before [`addr`](Self::addr) was mapped.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Why.
+    pub error: FaultError,
+    /// The first page for which this is so, in bytes: inside of the span that was asked for.
+    pub addr: usize,
+}
+
+impl From<Unresolved> for Error {
+    fn from(failed: Unresolved) -> Error {
+        failed.error.into()
+    }
 }
 
 impl From<FaultError> for Error {
@@ -56,10 +99,21 @@ impl From<FaultError> for Error {
             FaultError::Conflict => EOPNOTSUPP,
             FaultError::Dma => EIO,
             FaultError::NoMemory => ENOMEM,
+            FaultError::Driver(err) => err,
             FaultError::Timeout => ETIME,
             FaultError::Killed => EINTR,
             FaultError::Poisoned => EHWPOISON,
             FaultError::Gone => ESRCH,
         }
+    }
+}
+
+impl FaultError {
+    /// Whether it says something of one page, and nothing of those beside it.
+    pub(super) fn is_about_a_page(self) -> bool {
+        matches!(
+            self,
+            FaultError::Inaccessible | FaultError::Poisoned | FaultError::Conflict
+        )
     }
 }

@@ -11,6 +11,7 @@ use kernel::{
         hmm::{
             self,
             Access,
+            Held,
             Kind,
             Request, //
         },
@@ -56,6 +57,7 @@ use super::{
     trace,
     vma::{
         for_each_mirrored,
+        may_fault_held,
         Vma, //
     },
     window::{
@@ -64,7 +66,8 @@ use super::{
     },
     Driver,
     FaultError,
-    GpuSvm, //
+    GpuSvm,
+    Unresolved, //
 };
 
 /// How long a fault fights invalidations before it gives up, in milliseconds, as in C
@@ -76,6 +79,18 @@ const MAX_RETRIES: u32 = 8192;
 
 /// Lost races after which a fault begins to get out of the way of those who win them.
 const EAGER_RETRIES: u32 = 64;
+
+/// Lost races after which a fault asks for nothing but what must be mapped.
+const NARROW_RETRIES: u32 = 8;
+
+/// Lost races after which a fault holds the address space still, see [`Held`].
+const HOLD_RETRIES: u32 = 16;
+
+/// Lost races after which it does so again, if even that was in vain.
+const HOLD_AGAIN_RETRIES: u32 = 64;
+
+/// A walk fights invalidations for this part of a fault's time before it is a lost race.
+const WALKS_PER_TIMEOUT: Jiffies = 8;
 
 /// Failed DMA mappings after which a fault gives up; the wait between them doubles from 1 ms.
 const MAX_DMA_FAILURES: u32 = 6;
@@ -92,9 +107,8 @@ const MAX_PROBE_MISSES: u32 = 2;
 #[derive(Copy, Clone, Debug)]
 pub struct FaultOptions {
     /// How long to fight invalidations for one block, in jiffies: `None` for the default of one
-    /// second, 0 for no deadline. The number of lost races is bounded either way. Walks of the CPU page
-    /// tables do not count, so that a page may come from disk, or from user space by userfaultfd; each
-    /// of them has the whole time to fight invalidations itself.
+    /// second, 0 for no deadline. The number of lost races is bounded either way. The time in which a
+    /// page comes from disk, or from user space by userfaultfd, does not count.
     pub timeout: Option<Jiffies>,
     /// Give up when the current task is being killed.
     pub killable: bool,
@@ -138,6 +152,12 @@ pub(super) fn is_user_span(mm: &MmWithUser, span: &ops::Range<usize>) -> bool {
 enum Stop {
     /// It lost a race: try again.
     Again,
+    /// A walk lost races until it had no more time: try again.
+    Storm,
+    /// The driver wants it tried again.
+    NotYet,
+    /// With the address space held it could not be done: try again without.
+    NotHeld,
     /// Asking for more than the span has failed: try again with the span alone.
     Narrow,
     /// The walk failed although the VMA permits the access.
@@ -161,10 +181,14 @@ struct Budget {
     walking: Delta,
     /// `None` for no deadline.
     timeout: Option<Delta>,
-    /// The same for a walk, in jiffies. Without a deadline walks have one nevertheless, since a walk
-    /// that fights invalidations does not notice that its task is being killed.
+    /// That of a walk, in jiffies. Without a deadline walks have one nevertheless, since a walk that
+    /// fights invalidations does not notice that its task is being killed.
     walk_timeout: Jiffies,
     retries: u32,
+    /// The number of lost races after which the address space is held still.
+    hold_at: u32,
+    /// That has been tried.
+    was_held: bool,
     dma_failures: u32,
     walk_faults: u32,
 }
@@ -174,19 +198,21 @@ impl Budget {
         let jiffies = options
             .timeout
             .unwrap_or_else(|| msecs_to_jiffies(DEFAULT_TIMEOUT_MS));
-        let ms = (jiffies as u64).saturating_mul(1000) / u64::from(bindings::HZ);
+        let ms = (jiffies as u64).saturating_mul(1000) / u64::from(bindings::CONFIG_HZ);
 
         Self {
             start: Instant::now(),
             walking: Delta::ZERO,
             walk_timeout: if jiffies != 0 {
-                jiffies
+                jiffies.div_ceil(WALKS_PER_TIMEOUT)
             } else {
                 msecs_to_jiffies(DEFAULT_TIMEOUT_MS)
             },
             timeout: (jiffies != 0)
                 .then(|| Delta::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
             retries: 0,
+            hold_at: HOLD_RETRIES,
+            was_held: false,
             dma_failures: 0,
             walk_faults: 0,
         }
@@ -202,13 +228,54 @@ impl Budget {
         result
     }
 
+    /// A race was lost. Gives how to try again.
+    fn lost_race(&mut self, manner: Manner) -> Result<Manner, FaultError> {
+        // Before the deadline in any case: it is what helps.
+        let half = self.timeout.is_some_and(|timeout| {
+            !self.was_held && self.fought() > Delta::from_nanos(timeout.as_nanos() / 2)
+        });
+
+        if half || self.retries.saturating_add(1) >= self.hold_at {
+            self.retries = self.retries.saturating_add(1);
+            self.was_held = true;
+            self.hold_at = self.retries.saturating_add(HOLD_AGAIN_RETRIES);
+            if self.retries > MAX_RETRIES {
+                return Err(FaultError::Retry);
+            }
+            return Ok(Manner::Held);
+        }
+        self.retry()?;
+        Ok(match manner {
+            Manner::Around if self.retries < NARROW_RETRIES => Manner::Around,
+            _ => Manner::Exact,
+        })
+    }
+
+    /// A walk lost races for all the time that it had.
+    fn lost_storm(&mut self, manner: Manner) -> Result<Manner, FaultError> {
+        let jiffies = self.walk_timeout as u64;
+        let ms = jiffies.saturating_mul(1000) / u64::from(bindings::CONFIG_HZ);
+
+        // This part of its time counts.
+        //
+        // OVERFLOW: The walk took at least so long, but for rounding.
+        self.walking -= Delta::from_millis(i64::try_from(ms).unwrap_or(i64::MAX));
+        if !self.was_held {
+            self.hold_at = self.retries;
+        }
+        self.lost_race(manner)
+    }
+
+    /// How long invalidations have been fought.
+    fn fought(&self) -> Delta {
+        // OVERFLOW: These are nanoseconds of the uptime.
+        self.start.elapsed() - self.walking
+    }
+
     fn retry(&mut self) -> Result<(), FaultError> {
         self.retries = self.retries.saturating_add(1);
-        if let Some(timeout) = self.timeout {
-            // OVERFLOW: Neither is negative.
-            if self.start.elapsed() - self.walking > timeout {
-                return Err(FaultError::Timeout);
-            }
+        if self.timeout.is_some_and(|timeout| self.fought() > timeout) {
+            return Err(FaultError::Timeout);
         }
         if self.retries > MAX_RETRIES {
             return Err(FaultError::Retry);
@@ -239,6 +306,17 @@ impl Budget {
     }
 }
 
+/// How a fault is tried.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Manner {
+    /// With what is around.
+    Around,
+    /// What must be mapped, and what is there already.
+    Exact,
+    /// As `Exact`, with the address space held still.
+    Held,
+}
+
 /// One block of one range, and what a fault wants of it.
 struct Target<'a, T: Driver> {
     window: &'a Notifier<T>,
@@ -252,8 +330,6 @@ struct Target<'a, T: Driver> {
     around: Option<(ops::Range<usize>, Access)>,
     /// How long a walk may fight invalidations, in jiffies.
     timeout: Jiffies,
-    /// A walk that took so long is no reason to give up.
-    no_deadline: bool,
 }
 
 impl<T: Driver> Target<'_, T> {
@@ -275,23 +351,28 @@ impl<T: Driver> GpuSvm<T> {
     /// When it returns, all of `span` was mapped with the permission for `access` at some moment
     /// during the call, block by block; an invalidation may have taken parts of it away again, and the
     /// device will fault there. It ends: races are retried until the deadline, or a bounded number
-    /// of times.
+    /// of times. Before that, a fault that loses again and again takes the locks that it needs to win,
+    /// the mmap lock for writing among them; see "Forward progress" in
+    /// `Documentation/gpu/rust-gpusvm.rst`.
     ///
     /// It may drop the last reference to the address space's memory, whose end then calls
     /// [`Driver::stop`] and [`Driver::wait`] from here.
     ///
     /// # Errors
     ///
-    /// See [`FaultError`]; blocks that were mapped before the one that failed stay mapped.
+    /// See [`FaultError`]; what is before the page that failed stays mapped.
     pub fn fault(
         &self,
         span: ops::Range<usize>,
         access: Access,
         options: &FaultOptions,
-    ) -> Result<FaultDone, FaultError> {
+    ) -> Result<FaultDone, Unresolved> {
         add(&self.counters.faults, 1);
         let mut done = FaultDone::default();
-        let result = self.fault_span(&span, access, options, &mut done);
+        let mut addr = span.start;
+        let result = self
+            .fault_span(&span, access, options, &mut addr, &mut done)
+            .map_err(|error| Unresolved { error, addr });
 
         add(&self.counters.walks, u64::from(done.walks));
         add(&self.counters.retries, u64::from(done.retries));
@@ -312,14 +393,15 @@ impl<T: Driver> GpuSvm<T> {
         span: &ops::Range<usize>,
         access: Access,
         options: &FaultOptions,
+        addr: &mut usize,
         done: &mut FaultDone,
     ) -> Result<(), FaultError> {
         if !is_whole_pages(span) {
             return Err(FaultError::Invalid);
         }
         // The short path needs no address space: what is mapped was checked then.
-        let mut addr = self.skip_covered(span, access);
-        if addr >= span.end {
+        *addr = self.skip_covered(span, access);
+        if *addr >= span.end {
             done.short = true;
             add(&self.counters.short_faults, 1);
             return Ok(());
@@ -329,9 +411,31 @@ impl<T: Driver> GpuSvm<T> {
         if !is_user_span(&mm, span) {
             return Err(FaultError::Invalid);
         }
-        while addr < span.end {
-            addr = self.fault_step(addr..span.end, access, &mm, options, done)?;
-            addr = self.skip_covered(&(addr..span.end), access);
+        // The end of what is known to hold a page that cannot be had.
+        let mut bad = 0;
+
+        while *addr < span.end {
+            let part = if *addr < bad {
+                half(&(*addr..bad))
+            } else {
+                span.end
+            };
+
+            match self.fault_step(*addr..part, access, &mm, options, done) {
+                Ok(reached) => *addr = self.skip_covered(&(reached..span.end), access),
+                Err(_) if is_unstable(&mm) => return Err(FaultError::Gone),
+                Err(err) => {
+                    // A step is one block at most. If one of its pages is at fault, it is looked
+                    // for, so that the others are mapped and its address is told.
+                    let end = part.min(block_start(*addr).saturating_add(BLOCK_SIZE));
+                    let is_single = end - *addr <= PAGE_SIZE;
+
+                    if is_single || !err.is_about_a_page() {
+                        return Err(err);
+                    }
+                    bad = end;
+                }
+            }
         }
         Ok(())
     }
@@ -375,7 +479,11 @@ impl<T: Driver> GpuSvm<T> {
         done: &mut FaultDone,
     ) -> Result<usize, FaultError> {
         let mut budget = Budget::new(options);
-        let mut around = options.around;
+        let mut manner = if options.around {
+            Manner::Around
+        } else {
+            Manner::Exact
+        };
 
         loop {
             if options.killable && is_being_killed() {
@@ -384,24 +492,24 @@ impl<T: Driver> GpuSvm<T> {
             if self.is_detached() {
                 return Err(FaultError::Gone);
             }
-            match self.try_step(&want, access, mm, around, &mut budget, done) {
+            let stop = match self.try_step(&want, access, mm, manner, &mut budget, done) {
                 Ok(reached) => return Ok(reached),
-                Err(Stop::Fail(err)) => {
+                Err(stop) => stop,
+            };
+
+            if !matches!(stop, Stop::Narrow | Stop::NotHeld | Stop::Fail(_)) {
+                done.retries = done.retries.saturating_add(1);
+            }
+            match stop {
+                Stop::Again => manner = budget.lost_race(manner)?,
+                Stop::Storm => manner = budget.lost_storm(manner)?,
+                Stop::NotYet => budget.retry()?,
+                Stop::Narrow | Stop::NotHeld => manner = Manner::Exact,
+                Stop::Dma => budget.dma_failure()?,
+                Stop::WalkFault => budget.walk_fault()?,
+                Stop::Fail(err) => {
                     self.tidy(want.start, err);
                     return Err(err);
-                }
-                Err(Stop::Narrow) => around = false,
-                Err(Stop::Again) => {
-                    done.retries = done.retries.saturating_add(1);
-                    budget.retry()?;
-                }
-                Err(Stop::Dma) => {
-                    done.retries = done.retries.saturating_add(1);
-                    budget.dma_failure()?;
-                }
-                Err(Stop::WalkFault) => {
-                    done.retries = done.retries.saturating_add(1);
-                    budget.walk_fault()?;
                 }
             }
         }
@@ -430,7 +538,7 @@ impl<T: Driver> GpuSvm<T> {
         want: &ops::Range<usize>,
         access: Access,
         mm: &MmWithUser,
-        around: bool,
+        manner: Manner,
         budget: &mut Budget,
         done: &mut FaultDone,
     ) -> Result<usize, Stop> {
@@ -454,32 +562,50 @@ impl<T: Driver> GpuSvm<T> {
         }
 
         let block = range.block_span(want.start);
-        let target = Target {
+        let mut target = Target {
             window: &window,
             range: &range,
             asked: intersect(&intersect(&(want.start..want.end), &block), &vma.span),
-            around: if around { vma.around(&block) } else { None },
+            around: None,
             block,
             access,
             timeout: budget.walk_timeout,
-            no_deadline: budget.timeout.is_none(),
         };
 
         if self.is_resolved(&target)? {
             return Ok(target.asked.end);
         }
+        if manner == Manner::Around {
+            target.around = vma.around(&target.block, &target.asked, access, &mut state.writes);
+        } else {
+            state.writes.stop();
+        }
         self.driver
             .prepare(target.block.clone())
             .map_err(driver_error)?;
 
+        // From here to the commit, if it comes to that: after the range's mutex, before the notifier
+        // lock.
+        let held = match manner {
+            Manner::Held => {
+                add(&self.counters.held, 1);
+                Some(Held::new(mm, target.block.clone()).map_err(|_| FaultError::Killed)?)
+            }
+            _ => None,
+        };
         let (seq, staged) = budget
             .walk(|| {
-                self.scratch
-                    .with(|scratch| self.walk(&target, mm, &mut state, scratch, done))
+                self.scratch.with(|scratch| match &held {
+                    Some(held) => self.walk_held(&target, held, scratch, done),
+                    None => self.walk(&target, mm, &mut state, scratch, done),
+                })
             })
             .map_err(|_| FaultError::NoMemory)??;
-        self.driver.walked(target.block.clone());
+        if held.is_none() {
+            self.driver.walked(target.block.clone());
+        }
         self.commit(&target, &state, seq, staged)?;
+        drop(held);
         drop(state);
         if range.is_unmapped() {
             // The collector may have come by in vain while the mutex was held.
@@ -489,24 +615,30 @@ impl<T: Driver> GpuSvm<T> {
     }
 
     /// Whether somebody else resolved the fault while this one waited for the range.
-    ///
-    /// If the block is mapped, but not as it is wanted, it is unmapped here: because a write comes
-    /// after a read (H-10), or because the VMAs have changed (H-4).
     fn is_resolved(&self, target: &Target<'_, T>) -> Result<bool, Stop> {
         let lock = target.window.read();
         let Some(pages) = target.range.shared(&lock) else {
             return Err(Stop::Again);
         };
 
-        if pages.covered(&target.asked, target.access) >= target.asked.end {
-            return Ok(true);
-        }
-        let absent = pages.is_absent(target.block.start);
+        Ok(pages.covered(&target.asked, target.access) >= target.asked.end)
+    }
+
+    /// Makes room for a block that was walked anew. The range's mutex is held.
+    ///
+    /// It may be mapped, but not as it is wanted: because a write comes after a read (H-10), because
+    /// other pages of it were asked for, or because the VMAs have changed (H-4).
+    fn make_absent(&self, target: &Target<'_, T>) {
+        let lock = target.window.read();
+        let absent = target
+            .range
+            .shared(&lock)
+            .is_none_or(|pages| pages.is_absent(target.block.start));
+
         drop(lock);
         if !absent {
             unmap_span(self, target.window, &target.block);
         }
-        Ok(false)
     }
 
     /// Finds out what memory the process has in the block.
@@ -540,13 +672,53 @@ impl<T: Driver> GpuSvm<T> {
         )
         .map_err(|err| self.classify(err, target, mm))?;
 
-        let staged = stage(target, mm, walked.seq(), walked.segments())?;
+        let staged = stage(target, mm, None, walked.seq(), walked.segments())?;
         if let [only] = staged.as_slice() {
             if only.len() == BLOCK_SIZE {
                 state.probe_misses = 0;
             }
         }
         Ok((walked.seq(), staged))
+    }
+
+    /// As `walk`, with the address space held still.
+    fn walk_held(
+        &self,
+        target: &Target<'_, T>,
+        held: &Held<'_>,
+        scratch: &mut hmm::Window,
+        done: &mut FaultDone,
+    ) -> Result<(Seq, Segments), Stop> {
+        let request = Request {
+            // Otherwise what is there must do.
+            asked: may_fault_held(held, &target.asked)
+                .then(|| (target.asked.clone(), target.access)),
+            around: None,
+            owner: None,
+        };
+
+        done.walks = done.walks.saturating_add(1);
+        let walked = hmm::walk_held(target.window, held, target.block.clone(), &request, scratch)
+            .map_err(|err| match err {
+            e if e == EBUSY => Stop::Again,
+            // It is found again without holding anything.
+            _ => Stop::NotHeld,
+        })?;
+        let staged = stage(
+            target,
+            held.mm(),
+            Some(held),
+            walked.seq(),
+            walked.segments(),
+        );
+
+        Ok((
+            walked.seq(),
+            staged.map_err(|stop| match stop {
+                Stop::WalkFault => Stop::NotHeld,
+                stop => stop,
+            })?,
+        ))
     }
 
     /// Whether one entry of the CPU page table may map the whole block, and it is asked for anyway.
@@ -583,7 +755,7 @@ impl<T: Driver> GpuSvm<T> {
             hmm::probe(target.window, mm, first, &request, scratch, target.timeout)
         {
             if contains(&seg.va, &target.block) {
-                let staged = stage(target, mm, seq, core::iter::once(seg))?;
+                let staged = stage(target, mm, None, seq, core::iter::once(seg))?;
 
                 state.probe_misses = 0;
                 return Ok(Some((seq, staged)));
@@ -601,6 +773,9 @@ impl<T: Driver> GpuSvm<T> {
         if err == EAGAIN {
             return Stop::Again;
         }
+        if err == EBUSY {
+            return Stop::Storm;
+        }
         if err == EHWPOISON {
             // This one is about what must be mapped.
             return FaultError::Poisoned.into();
@@ -608,13 +783,6 @@ impl<T: Driver> GpuSvm<T> {
         // Something that was not asked for may be the cause: a poisoned neighbour, a guard region.
         if target.asks_more() {
             return Stop::Narrow;
-        }
-        if err == EBUSY {
-            return if target.no_deadline {
-                Stop::Again
-            } else {
-                FaultError::Timeout.into()
-            };
         }
         if err == ENOMEM {
             return FaultError::NoMemory.into();
@@ -635,6 +803,8 @@ impl<T: Driver> GpuSvm<T> {
     ) -> Result<(), Stop> {
         // OVERFLOW: The number of segments and their sum are limited by the size of the block.
         let (segments, bytes) = (staged.as_slice().len() as u64, staged.bytes() as u64);
+
+        self.make_absent(target);
         let lock = target.window.read();
 
         if lock.retry(seq) || target.range.is_unmapped() {
@@ -650,8 +820,8 @@ impl<T: Driver> GpuSvm<T> {
             return Err(Stop::Again);
         };
 
-        pages
-            .publish(target.block.start, &mut staged)
+        let filled = pages
+            .fill(target.block.start, &mut staged)
             .map_err(|err| match err {
                 e if e == EBUSY => Stop::Again,
                 // No memory for IOMMU page tables, or no IOVA: both may pass.
@@ -663,11 +833,13 @@ impl<T: Driver> GpuSvm<T> {
         add(&self.counters.mapped_bytes_total, bytes);
         trace::map(self.id, &target.block, segments, bytes);
 
-        let committed = self
-            .driver
-            .commit(&pages.shared().valid(target.block.clone()));
+        let committed = self.driver.commit(&pages.valid(target.block.clone()));
+        if committed.is_ok() {
+            filled.publish();
+        }
         drop(lock);
         committed.map_err(|err| {
+            // Some of it may be in the page table.
             unmap_span(self, target.window, &target.block);
             driver_error(err)
         })
@@ -677,10 +849,11 @@ impl<T: Driver> GpuSvm<T> {
 /// What an error of the driver means.
 fn driver_error(err: Error) -> Stop {
     match err {
-        e if e == EAGAIN => Stop::Again,
+        e if e == EAGAIN => Stop::NotYet,
         e if e == EINTR => FaultError::Killed.into(),
         e if e == ENODEV || e == ENXIO => FaultError::Gone.into(),
-        _ => FaultError::NoMemory.into(),
+        e if e == ENOMEM => FaultError::NoMemory.into(),
+        e => FaultError::Driver(e).into(),
     }
 }
 
@@ -690,6 +863,7 @@ fn driver_error(err: Error) -> Stop {
 fn stage<T: Driver>(
     target: &Target<'_, T>,
     mm: &MmWithUser,
+    held: Option<&Held<'_>>,
     seq: Seq,
     walked: impl Iterator<Item = hmm::Segment>,
 ) -> Result<Segments, Stop> {
@@ -697,7 +871,7 @@ fn stage<T: Driver>(
     let mut walked = walked.peekable();
     let mut staged = Segments::new();
 
-    for_each_mirrored(mm, &target.block, |part| {
+    for_each_mirrored(mm, held, &target.block, |part| {
         // Both VMAs and segments are in order; a segment may reach into the next VMA.
         while let Some(seg) = walked.peek().filter(|seg| seg.va.start < part.end).cloned() {
             if seg.va.end <= part.end {
@@ -748,6 +922,18 @@ fn stage<T: Driver>(
     Ok(staged)
 }
 
+/// Whether the OOM reaper takes the memory of `mm` away: what it has is not what the process had.
+fn is_unstable(mm: &MmWithUser) -> bool {
+    // SAFETY: `mm` is valid.
+    unsafe { bindings::check_stable_address_space(mm.as_raw()) != 0 }
+}
+
+/// The end of the first half of `span`, which consists of whole pages and is not empty.
+fn half(span: &ops::Range<usize>) -> usize {
+    // OVERFLOW: Both are inside of the span, whose length is a multiple of the page size.
+    span.start + ((span.end - span.start) / PAGE_SIZE).div_ceil(2) * PAGE_SIZE
+}
+
 /// Whether the current task is being killed.
 fn is_being_killed() -> bool {
     // SAFETY: `current` is valid for the duration of the call.
@@ -758,6 +944,17 @@ fn is_being_killed() -> bool {
 ///
 /// For drivers whose hardware reports the address of a fault to the byte. `None` where the page would
 /// leave the address space.
+///
+/// # Examples
+///
+/// ```
+/// use kernel::drm::gpusvm::page_span;
+/// use kernel::page::PAGE_SIZE;
+///
+/// assert_eq!(page_span(PAGE_SIZE + 5), Some(PAGE_SIZE..2 * PAGE_SIZE));
+/// assert_eq!(page_span(PAGE_SIZE), Some(PAGE_SIZE..2 * PAGE_SIZE));
+/// assert_eq!(page_span(usize::MAX), None);
+/// ```
 pub fn page_span(addr: usize) -> Option<ops::Range<usize>> {
     let start = addr.align_down(Alignment::new::<PAGE_SIZE>());
 

@@ -26,11 +26,108 @@
 //! is created. References to windows and ranges are dropped in process context without locks, since
 //! the last one removes a notifier, which waits for invalidations.
 //!
+//! # Examples
+//!
+//! A driver whose page table is an array of words, one for each page of a fixed span.
+//!
+//! ```
+//! use core::ops::Range;
+//! use kernel::{
+//!     device::{
+//!         Bound,
+//!         Device, //
+//!     },
+//!     drm::gpusvm::{
+//!         page_span,
+//!         Access,
+//!         Driver,
+//!         FaultError,
+//!         FaultOptions,
+//!         GpuSvm,
+//!         Unresolved,
+//!         ValidPages, //
+//!     },
+//!     mm::MmWithUser,
+//!     page::PAGE_SIZE,
+//!     sync::atomic::{
+//!         Atomic,
+//!         Release, //
+//!     },
+//! };
+//!
+//! /// The GPU's view of the address space, from `BASE` on.
+//! struct Vm {
+//!     table: KVVec<Atomic<u64>>,
+//! }
+//!
+//! const BASE: usize = 0x10000000;
+//!
+//! impl Vm {
+//!     /// Writes the entries of `va`; `entry` says what for which offset in it.
+//!     fn write(&self, va: Range<usize>, entry: impl Fn(usize) -> u64) -> Result {
+//!         for (offset, addr) in va.step_by(PAGE_SIZE).enumerate() {
+//!             let index = addr.checked_sub(BASE).ok_or(EFAULT)? / PAGE_SIZE;
+//!
+//!             self.table
+//!                 .get(index)
+//!                 .ok_or(EFAULT)?
+//!                 .store(entry(offset * PAGE_SIZE), Release);
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! impl Driver for Vm {
+//!     fn prepare(&self, _span: Range<usize>) -> Result {
+//!         // The table always exists.
+//!         Ok(())
+//!     }
+//!
+//!     fn commit(&self, pages: &ValidPages<'_>) -> Result {
+//!         for seg in pages.iter() {
+//!             let flags = if seg.write { 3 } else { 1 };
+//!
+//!             self.write(seg.va, |offset| (seg.dma + offset as u64) | flags)?;
+//!         }
+//!         Ok(())
+//!     }
+//!
+//!     fn stop(&self, span: Range<usize>) {
+//!         // What is not in the table has never been written.
+//!         let _ = self.write(span, |_| 0);
+//!         // Here hardware would be told to flush its TLB ...
+//!     }
+//!
+//!     fn wait(&self) {
+//!         // ... and here it would be waited for.
+//!     }
+//! }
+//!
+//! /// Makes one page of `mm` accessible at the same address for `dev`.
+//! fn share(dev: &Device<Bound>, mm: &MmWithUser, vm: Vm, addr: usize) -> Result {
+//!     let svm = GpuSvm::new(dev, mm, Ok::<_, Error>(vm))?;
+//!     let page = page_span(addr).ok_or(EFAULT)?;
+//!
+//!     match svm.fault(page, Access::Write, &FaultOptions::default()) {
+//!         Ok(done) => pr_info!("mapped after {} walks\n", done.walks),
+//!         Err(Unresolved {
+//!             error: FaultError::Unmapped,
+//!             addr,
+//!         }) => pr_info!("nothing at {:#x}\n", addr),
+//!         Err(failed) => return Err(failed.into()),
+//!     }
+//!     // Stops the device and unmaps everything.
+//!     drop(svm);
+//!     Ok(())
+//! }
+//! ```
+//!
 //! The C counterpart is [`drivers/gpu/drm/drm_gpusvm.c`](srctree/drivers/gpu/drm/drm_gpusvm.c); this
 //! is not a wrapper of it. See `Documentation/gpu/rust-gpusvm.rst`.
 
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 
+mod ahead;
 // What is marked calls C, or upholds the rules by which the pages are shared between threads.
 #[allow(unsafe_code)]
 mod collect;
@@ -114,7 +211,10 @@ use self::{
 
 pub use self::{
     driver::Driver,
-    error::FaultError,
+    error::{
+        FaultError,
+        Unresolved, //
+    },
     fault::{
         page_span,
         FaultDone,

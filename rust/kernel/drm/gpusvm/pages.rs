@@ -8,11 +8,15 @@
 //! runs), never an array per page.
 //!
 //! ```text
-//!             publish                stop                  unmap
-//!   Absent ------------> Mapped ------------> Stopping ------------> Absent
-//!          mutex + read         write lock             write lock,
-//!             lock                                     after the flush
+//!           fill             publish             stop                unmap
+//!   Absent ------> Filled ------------> Mapped -------> Stopping -----------> Absent
+//!     mutex + read   |    mutex + read     write lock ^           write lock,
+//!         lock       |        lock                    |         after the flush
+//!                    +--------------------------------+
 //! ```
+//!
+//! The driver writes its page table while the block is Filled: so a block that others see as Mapped
+//! is in the page table, and one whose driver failed half way is stopped like any other.
 //!
 //! The notifier lock and the range's mutex together make the accesses exclusive where they must be.
 //! Which of them is held is in the type of the view through which [`Pages`] are used: [`Shared`],
@@ -71,10 +75,13 @@ use super::{
 
 /// Nothing of the block is mapped.
 const ABSENT: u32 = 0;
-/// The segments are mapped for the device, and its page tables may use them.
+/// The segments are mapped for the device, and its page tables use them.
 const MAPPED: u32 = 1;
 /// The device has been told to stop, and may not have done so yet: still mapped, but not to be used.
 const STOPPING: u32 = 2;
+/// The segments are mapped for the device, and the driver is just writing its page tables, or could
+/// not finish that. For nobody but the one who fills it.
+const FILLED: u32 = 3;
 
 /// A run of pages of a block.
 #[derive(Copy, Clone)]
@@ -224,8 +231,8 @@ pub(super) fn covered_by(segments: &[Segment], start: usize, from: usize, access
 ///
 /// - `segments` is written only through [`Filling`] while `state` is `ABSENT`, and through
 ///   [`Exclusive`].
-/// - While `state` is `MAPPED` or `STOPPING`, each segment is mapped for the device; while it is
-///   `ABSENT`, none is.
+/// - While `state` is `FILLED`, `MAPPED` or `STOPPING`, each segment is mapped for the device; while
+///   it is `ABSENT`, none is.
 struct Block {
     state: Atomic<u32>,
     segments: UnsafeCell<Segments>,
@@ -235,10 +242,36 @@ struct Block {
 enum Iova {
     /// Nothing was mapped yet.
     Untried,
-    /// The device has no IOVA space of its own: each segment is mapped by itself.
-    None,
+    /// There was none: each segment is mapped by itself. Either the device has no IOVA space of its
+    /// own, or there was no room or no memory, which may pass.
+    None(Backoff),
     /// Space for the whole span, kept over invalidations.
     Reserved(Reservation<KeptDevice>),
+}
+
+/// When to try again what has failed: after one occasion, then two, four, and so on.
+#[derive(Copy, Clone)]
+pub(super) struct Backoff {
+    left: u8,
+    next: u8,
+}
+
+impl Backoff {
+    pub(super) const FIRST: Self = Self { left: 1, next: 2 };
+
+    /// After another failure.
+    pub(super) fn failed_again(self) -> Self {
+        Self {
+            left: self.next,
+            next: self.next.saturating_mul(2),
+        }
+    }
+
+    /// An occasion has come: whether it is to be used.
+    pub(super) fn is_due(&mut self) -> bool {
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
+    }
 }
 
 /// How much an unmap took away.
@@ -247,6 +280,8 @@ pub(super) struct Unmapped {
     pub(super) blocks: u64,
     pub(super) segments: u64,
     pub(super) bytes: u64,
+    /// Where to go on, if it stopped because it had unmapped enough.
+    pub(super) next: Option<usize>,
 }
 
 /// The DMA state of one device for one span.
@@ -343,7 +378,10 @@ impl Pages {
     /// The notifier lock of the span must be held, for reading or writing, as long as the result
     /// lives.
     pub(super) unsafe fn shared(&self) -> Shared<'_> {
-        Shared { pages: self }
+        Shared {
+            pages: self,
+            filling: false,
+        }
     }
 
     /// Maps and publishes blocks.
@@ -400,17 +438,21 @@ impl Drop for Pages {
 #[derive(Copy, Clone)]
 pub(super) struct Shared<'g> {
     pages: &'g Pages,
+    /// Made from a [`Filling`]: sees what that has filled.
+    filling: bool,
 }
 
 impl<'g> Shared<'g> {
     /// The segments of a block, if it is mapped.
-    fn segments(block: &'g Block) -> Option<&'g [Segment]> {
-        // The acquire pairs with the release in `Filling::publish`: another thread may have filled
+    fn segments(&self, block: &'g Block) -> Option<&'g [Segment]> {
+        // The acquire pairs with the release in `Filled::publish`: another thread may have filled
         // the block under the same read lock.
-        if block.state.load(Acquire) != MAPPED {
-            return None;
+        match block.state.load(Acquire) {
+            MAPPED => {}
+            FILLED if self.filling => {}
+            _ => return None,
         }
-        // SAFETY: The block is mapped, and the notifier lock is held by the requirement of
+        // SAFETY: The block is not absent, and the notifier lock is held by the requirement of
         // `Pages::shared`, so that no `Exclusive` exists: by the type invariants nobody writes.
         Some(unsafe { &*block.segments.get() }.as_slice())
     }
@@ -429,7 +471,7 @@ impl<'g> Shared<'g> {
         let mut reached = span.start;
 
         for (start, block) in self.pages.blocks_in(span) {
-            let Some(segments) = Self::segments(block) else {
+            let Some(segments) = self.segments(block) else {
                 return reached;
             };
 
@@ -454,8 +496,8 @@ impl<'g> Shared<'g> {
         self,
         span: &Range<usize>,
     ) -> impl Iterator<Item = (usize, &'g Segment)> + use<'g> {
-        self.pages.blocks_in(span).flat_map(|(start, block)| {
-            Self::segments(block)
+        self.pages.blocks_in(span).flat_map(move |(start, block)| {
+            self.segments(block)
                 .unwrap_or(&[])
                 .iter()
                 .map(move |seg| (start, seg))
@@ -469,21 +511,28 @@ pub(super) struct Filling<'g> {
 }
 
 impl<'g> Filling<'g> {
-    /// Looks at the pages.
-    pub(super) fn shared(&self) -> Shared<'g> {
-        // SAFETY: The notifier lock is held, by the requirement of `Pages::filling`.
-        unsafe { self.pages.shared() }
+    /// Proof that what is mapped of `span` is valid now, and what has been filled as well: for the
+    /// driver.
+    pub(super) fn valid(&self, span: Range<usize>) -> ValidPages<'g> {
+        let pages = Shared {
+            pages: self.pages,
+            filling: true,
+        };
+
+        pages.valid(span)
     }
 
-    /// Maps `staged` for the device, as the block of `addr`, and publishes it.
+    /// Maps `staged` for the device, as the block of `addr`.
     ///
     /// The block must be absent. Does not sleep, allocates with `GFP_ATOMIC` only, and leaves
-    /// nothing mapped if it fails. `staged` is left empty if it succeeds.
+    /// nothing mapped if it fails. `staged` is left empty if it succeeds. What is returned is to be
+    /// [published](Filled::publish) when the driver has written its page table; else the block has to
+    /// be stopped and unmapped.
     ///
     /// # Errors
     ///
     /// Those of the DMA API; `EBUSY` if the block is not absent.
-    pub(super) fn publish(&mut self, addr: usize, staged: &mut Segments) -> Result {
+    pub(super) fn fill(&mut self, addr: usize, staged: &mut Segments) -> Result<Filled<'g>> {
         // OVERFLOW: `addr` is in the span, so it is below `usize::MAX`.
         let Some((start, block)) = self.pages.blocks_in(&(addr..addr + 1)).next() else {
             return Err(EINVAL);
@@ -498,8 +547,8 @@ impl<'g> Filling<'g> {
         let segments = unsafe { &mut *block.segments.get() };
         *segments = core::mem::replace(staged, Segments::Few(None));
         // INVARIANT: All of them have just been mapped.
-        block.state.store(MAPPED, Release);
-        Ok(())
+        block.state.store(FILLED, Release);
+        Ok(Filled { block })
     }
 
     fn map(&mut self, start: usize, staged: &mut [Segment]) -> Result {
@@ -510,7 +559,16 @@ impl<'g> Filling<'g> {
         // `Exclusive` (notifier lock), and by the type invariant of `Pages` nobody else looks.
         let iova = unsafe { &mut *pages.iova.get() };
 
-        if let Iova::Untried = iova {
+        let backoff = match iova {
+            Iova::Untried => Some(Backoff::FIRST),
+            // While a block is mapped without the reservation, it has to be unmapped without one.
+            Iova::None(backoff) if !pages.is_busy(&pages.span) => {
+                backoff.is_due().then(|| backoff.failed_again())
+            }
+            _ => None,
+        };
+
+        if let Some(backoff) = backoff {
             // SAFETY: The device is bound now, and `GpuSvm::detach` drops the reservation before it is
             // unbound.
             let kept = unsafe { pages.dev.keep() };
@@ -518,7 +576,7 @@ impl<'g> Filling<'g> {
             // OVERFLOW: The base is at or below the start of the span.
             *iova = match Reservation::try_alloc(kept, pages.span.end - pages.iova_base()) {
                 Some(space) => Iova::Reserved(space),
-                None => Iova::None,
+                None => Iova::None(backoff),
             };
         }
         match iova {
@@ -620,6 +678,20 @@ impl<'g> Filling<'g> {
     }
 }
 
+/// A block that is mapped for the device, and that nobody else uses yet.
+#[must_use = "it has to be published, or stopped and unmapped"]
+pub(super) struct Filled<'g> {
+    block: &'g Block,
+}
+
+impl Filled<'_> {
+    /// Lets others use the block: what is mapped of it is in the driver's page table.
+    pub(super) fn publish(self) {
+        // INVARIANT: The segments stay as they are.
+        self.block.state.store(MAPPED, Release);
+    }
+}
+
 /// The pages, while the notifier lock is held for writing.
 pub(super) struct Exclusive<'g> {
     pages: &'g Pages,
@@ -637,7 +709,7 @@ impl Exclusive<'_> {
 
         for (start, block) in self.pages.blocks_in(span) {
             match block.state.load(Acquire) {
-                MAPPED => {
+                MAPPED | FILLED => {
                     // INVARIANT: The segments stay mapped.
                     block.state.store(STOPPING, Release);
                     let this = self.pages.block_span(start.max(self.pages.span.start));
@@ -654,12 +726,12 @@ impl Exclusive<'_> {
         (hit, stopping)
     }
 
-    /// Unmaps the stopping blocks of `span` from the device.
+    /// Unmaps the stopping blocks of `span` from the device, but not more than `limit`.
     ///
     /// The driver must have waited for the flush since they were marked. Pages that the device may
     /// have written are marked dirty first: a page table entry can be writable and clean, and reclaim
     /// drops a clean page after this invalidation returns, without writing it out (PM-2).
-    pub(super) fn unmap(&mut self, span: &Range<usize>) -> Unmapped {
+    pub(super) fn unmap(&mut self, span: &Range<usize>, limit: u64) -> Unmapped {
         let mut done = Unmapped::default();
         // SAFETY: There is no other view, by the requirement of `Pages::exclusive`.
         let iova = unsafe { &*self.pages.iova.get() };
@@ -667,6 +739,10 @@ impl Exclusive<'_> {
         for (start, block) in self.pages.blocks_in(span) {
             if block.state.load(Acquire) != STOPPING {
                 continue;
+            }
+            if done.blocks >= limit {
+                done.next = Some(start.max(self.pages.span.start));
+                break;
             }
             // SAFETY: As above.
             let segments = unsafe { &mut *block.segments.get() };

@@ -28,6 +28,7 @@ use kernel::{
 };
 
 use super::{
+    ahead::WriteRun,
     device::MirrorDevice,
     pages::{
         Exclusive,
@@ -45,6 +46,8 @@ pub(super) struct FaultState {
     pub(super) removed: bool,
     /// Probes for a huge page that found none since one was found last.
     pub(super) probe_misses: u32,
+    /// The device's last writes to pages of a file.
+    pub(super) writes: WriteRun,
 }
 
 /// The mutex of a range, held.
@@ -93,6 +96,7 @@ impl<T: Driver> Range<T> {
                     FaultState {
                         removed: false,
                         probe_misses: 0,
+                        writes: WriteRun::NONE,
                     },
                     "gpusvm::Range::fault"
                 ),

@@ -24,33 +24,61 @@ use super::{
     },
     Driver,
     FaultError,
-    GpuSvm, //
+    GpuSvm,
+    BLOCK_SIZE, //
 };
 
 impl<T: Driver> GpuSvm<T> {
     /// Tells what the process has in `span`, page by page, without faulting anything in. Sleeps.
     ///
-    /// `f` is called once for each page, in order, with its address. The pages of each aligned 128 KiB
-    /// are consistent with each other. Nothing is mapped for the device.
+    /// `f` is called once for each page, in order, with its address; without locks, so that it may
+    /// sleep, and access user memory. It ends the snapshot with an error. The pages of each block
+    /// of [`BLOCK_SIZE`] are consistent with each other. Nothing is mapped for the device. The buffer for
+    /// it has the size that a block needs, however long the span is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use core::ops::Range;
+    /// use kernel::{
+    ///     drm::gpusvm::{
+    ///         Driver,
+    ///         FaultError,
+    ///         GpuSvm, //
+    ///     },
+    ///     mm::hmm::PageState, //
+    /// };
+    ///
+    /// /// How many pages of `span` the process could write to without a fault.
+    /// fn writable<T: Driver>(svm: &GpuSvm<T>, span: Range<usize>) -> Result<usize, FaultError> {
+    ///     let mut pages = 0;
+    ///
+    ///     svm.snapshot(span, |_addr, state| {
+    ///         if let PageState::Mapped { write: true, .. } = state {
+    ///             pages += 1;
+    ///         }
+    ///         Ok::<_, FaultError>(())
+    ///     })?;
+    ///     Ok(pages)
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
     /// [`FaultError::Invalid`], [`FaultError::NoMemory`], [`FaultError::Killed`],
-    /// [`FaultError::Gone`]; [`FaultError::Retry`] if invalidations kept winning.
-    pub fn snapshot(
+    /// [`FaultError::Gone`]; [`FaultError::Retry`] if invalidations kept winning; and those of `f`.
+    pub fn snapshot<E: From<FaultError>>(
         &self,
         span: ops::Range<usize>,
-        mut f: impl FnMut(usize, PageState),
-    ) -> Result<(), FaultError> {
-        /// Pages that are walked at a time, a power of two.
-        const STEP: usize = 32 * PAGE_SIZE;
+        mut f: impl FnMut(usize, PageState) -> Result<(), E>,
+    ) -> Result<(), E> {
         /// How often a step is tried.
         const TRIES: u32 = 1024;
 
         let mm = self.mm.mmget_not_zero().ok_or(FaultError::Gone)?;
 
         if !is_user_span(&mm, &span) {
-            return Err(FaultError::Invalid);
+            return Err(FaultError::Invalid.into());
         }
         let request = Request {
             asked: None,
@@ -61,7 +89,7 @@ impl<T: Driver> GpuSvm<T> {
         let mut from = span.start;
 
         while from < span.end {
-            let step = aligned_window(from, STEP).ok_or(FaultError::Invalid)?;
+            let step = aligned_window(from, BLOCK_SIZE).ok_or(FaultError::Invalid)?;
             let step = intersect(&(from..step.end), &span);
             let window = self.window(from, &mm)?;
             let result = self
@@ -76,18 +104,22 @@ impl<T: Driver> GpuSvm<T> {
                         }
                         // OVERFLOW: One page for each of the step.
                         for (i, state) in walked.pages().enumerate() {
-                            f(step.start + i * PAGE_SIZE, state);
+                            if let Err(err) = f(step.start + i * PAGE_SIZE, state) {
+                                return Ok(Err(err));
+                            }
                         }
-                        return Ok(());
+                        return Ok(Ok(()));
                     }
                     Err(EAGAIN)
                 })
                 .and_then(|result| result)
-                .map_err(|err: Error| match err {
-                    e if e == EINTR => FaultError::Killed,
-                    e if e == EAGAIN || e == EBUSY => FaultError::Retry,
-                    e if e == ENOMEM => FaultError::NoMemory,
-                    _ => FaultError::Gone,
+                .unwrap_or_else(|err: Error| {
+                    Err(E::from(match err {
+                        e if e == EINTR => FaultError::Killed,
+                        e if e == EAGAIN || e == EBUSY => FaultError::Retry,
+                        e if e == ENOMEM => FaultError::NoMemory,
+                        _ => FaultError::Gone,
+                    }))
                 });
 
             from = step.end;

@@ -20,6 +20,8 @@ pub struct Stats {
     pub walks: u64,
     /// Walks whose result was thrown away because an invalidation overtook it, and other races.
     pub retries: u64,
+    /// Walks for which the address space was held still, because races were lost again and again.
+    pub held: u64,
     /// Invalidations by the core mm that reached a window of this mirror.
     pub invalidations: u64,
     /// Blocks whose pages were taken away, by an invalidation or to map them anew.
@@ -42,6 +44,7 @@ pub(super) struct Counters {
     pub(super) short_faults: Atomic<u64>,
     pub(super) walks: Atomic<u64>,
     pub(super) retries: Atomic<u64>,
+    pub(super) held: Atomic<u64>,
     pub(super) invalidations: Atomic<u64>,
     pub(super) blocks_invalidated: Atomic<u64>,
     pub(super) collected: Atomic<u64>,
@@ -58,6 +61,7 @@ impl Counters {
             short_faults: Atomic::new(0),
             walks: Atomic::new(0),
             retries: Atomic::new(0),
+            held: Atomic::new(0),
             invalidations: Atomic::new(0),
             blocks_invalidated: Atomic::new(0),
             collected: Atomic::new(0),
@@ -74,6 +78,7 @@ impl Counters {
             short_faults: self.short_faults.load(Relaxed),
             walks: self.walks.load(Relaxed),
             retries: self.retries.load(Relaxed),
+            held: self.held.load(Relaxed),
             invalidations: self.invalidations.load(Relaxed),
             blocks_invalidated: self.blocks_invalidated.load(Relaxed),
             collected: self.collected.load(Relaxed),

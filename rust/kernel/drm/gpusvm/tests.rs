@@ -6,6 +6,8 @@
 //! space is tested by `kernel::dma::iova` and by the vsvm driver.
 
 mod mock;
+mod pages;
+mod progress;
 
 use kernel::{
     bindings,
@@ -23,7 +25,10 @@ use kernel::{
     sizes::*,
     sync::{
         aref::ARef,
-        atomic::Relaxed,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc, //
     },
     time::{
@@ -33,6 +38,7 @@ use kernel::{
 };
 
 use super::{
+    ahead::WriteRun,
     span,
     Access,
     FaultDone,
@@ -40,6 +46,7 @@ use super::{
     FaultOptions,
     GpuSvm,
     Stats,
+    Unresolved,
     BLOCK_SIZE, //
 };
 
@@ -89,6 +96,11 @@ impl Fixture {
     }
 
     fn fault(&self, addr: usize, len: usize, access: Access) -> Result<FaultDone, FaultError> {
+        self.try_fault(addr, len, access)
+            .map_err(|failed| failed.error)
+    }
+
+    fn try_fault(&self, addr: usize, len: usize, access: Access) -> Result<FaultDone, Unresolved> {
         self.svm
             .fault(addr..addr + len, access, &FaultOptions::default())
     }
@@ -105,7 +117,20 @@ impl Fixture {
             ..FaultOptions::default()
         };
 
-        self.svm.fault(addr..addr + len, access, &options)
+        self.svm
+            .fault(addr..addr + len, access, &options)
+            .map_err(|failed| failed.error)
+    }
+
+    fn snapshot(
+        &self,
+        span: core::ops::Range<usize>,
+        mut f: impl FnMut(usize, PageState),
+    ) -> Result<(), FaultError> {
+        self.svm.snapshot(span, |addr, state| {
+            f(addr, state);
+            Ok(())
+        })
     }
 
     fn accessible(&self, addr: usize, len: usize) -> (usize, usize) {
@@ -137,9 +162,9 @@ impl Fixture {
     }
 }
 
-/// Anonymous memory, aligned to a block, that CPU and mirror use page by page.
+/// Anonymous memory, aligned to a window of the mock, that CPU and mirror use page by page.
 fn map_pages(len: usize, prot: usize) -> Result<usize> {
-    let addr = vm_mmap_aligned(len, BLOCK_SIZE, prot)?;
+    let addr = vm_mmap_aligned(len, SZ_8M, prot)?;
 
     madvise(addr, len, Advice::NoHugePage)?;
     Ok(addr)
@@ -151,6 +176,7 @@ mod span_tests {
 
     #[test]
     fn chunk_is_the_largest_that_fits() {
+        // Covers B-23 and H-12.
         let sizes = &[SZ_2M, SZ_64K, SZ_4K];
         let all = |_: &core::ops::Range<usize>| true;
         let vma = SZ_2M + SZ_4K..SZ_8M;
@@ -168,7 +194,7 @@ mod span_tests {
             span::choose_chunk(SZ_4M + 12345, sizes, &vma, all),
             Some(SZ_4M..SZ_4M + SZ_2M)
         );
-        // One step to either side of the boundary (B-23).
+        // One step to either side of the boundary.
         assert_eq!(
             span::choose_chunk(SZ_8M - SZ_2M, sizes, &vma, all),
             Some(SZ_8M - SZ_2M..SZ_8M)
@@ -179,6 +205,34 @@ mod span_tests {
             span::choose_chunk(SZ_4M, sizes, &vma, |c| c.end - c.start < SZ_64K),
             Some(SZ_4M..SZ_4M + SZ_4K)
         );
+    }
+
+    #[test]
+    fn writes_in_a_run_are_continued() {
+        let limit = 0..BLOCK_SIZE;
+        let page = |i: usize| i * PAGE_SIZE..(i + 1) * PAGE_SIZE;
+        let mut writes = WriteRun::NONE;
+        let (mut at, mut faults) = (1, 0);
+
+        // A page beside the run is on its own.
+        assert_eq!(writes.ahead(&page(7), &limit), page(7));
+        assert_eq!(writes.ahead(&page(1), &limit), page(1));
+        assert_eq!(writes.ahead(&page(2), &limit), page(2).start..page(3).end);
+        assert_eq!(writes.ahead(&page(1), &limit), page(1));
+        // A block takes as many faults as its number of pages has bits.
+        while at < BLOCK_SIZE / PAGE_SIZE {
+            let ahead = writes.ahead(&page(at), &limit);
+
+            assert!(at < 3 || ahead.end - ahead.start <= ahead.start);
+            assert!(ahead.start == page(at).start && ahead.end <= limit.end);
+            at = ahead.end / PAGE_SIZE;
+            faults += 1;
+        }
+        assert!(faults <= 10);
+        // It ends when what is ahead cannot be had.
+        assert_eq!(writes.ahead(&page(1), &limit), page(1));
+        writes.stop();
+        assert_eq!(writes.ahead(&page(2), &limit), page(2));
     }
 
     #[test]
@@ -257,6 +311,7 @@ mod fault_tests {
 
     #[test]
     fn partial_munmap_leaves_the_rest_usable() -> Result {
+        // Covers B-25c: what is gone is not mapped again.
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
         let half = BLOCK_SIZE / 2;
@@ -282,7 +337,7 @@ mod fault_tests {
 
     #[test]
     fn existing_range_is_checked_against_todays_vmas() -> Result {
-        // H-4: in C this fault never ends.
+        // Covers H-4: in C this fault never ends.
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
 
@@ -316,7 +371,7 @@ mod fault_tests {
 
     #[test]
     fn write_after_read_gets_write_permission() -> Result {
-        // H-10: a mapping for reading must not satisfy a write.
+        // Covers H-10: a mapping for reading must not satisfy a write.
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
 
@@ -348,6 +403,7 @@ mod fault_tests {
 
     #[test]
     fn bad_spans_are_refused() -> Result {
+        // Covers H-12: the first address behind the end is refused, the last one before it is not.
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
         let invalid = Err(FaultError::Invalid);
@@ -394,7 +450,7 @@ mod fault_tests {
     fn is_huge(t: &Fixture, addr: usize) -> Result<bool> {
         let mut huge = false;
 
-        t.svm.snapshot(addr..addr + PAGE_SIZE, |_, state| {
+        t.snapshot(addr..addr + PAGE_SIZE, |_, state| {
             huge = matches!(
                 state,
                 PageState::Mapped { order, .. } if PAGE_SIZE << order >= BLOCK_SIZE
@@ -405,7 +461,7 @@ mod fault_tests {
 
     #[test]
     fn range_inside_a_huge_page_stays_inside() -> Result {
-        // B-1: the order that HMM reports is that of the CPU's mapping.
+        // Covers B-1: the order that HMM reports is that of the CPU's mapping.
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = vm_mmap_aligned(BLOCK_SIZE, BLOCK_SIZE, PROT_RW)?;
 
@@ -444,6 +500,7 @@ mod fault_tests {
 
     #[test]
     fn invalidation_between_walk_and_commit_is_noticed() -> Result {
+        // Covers B-33: the second walk has a sequence number of its own.
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
 
@@ -479,6 +536,61 @@ mod fault_tests {
     }
 
     #[test]
+    fn invalidation_across_ranges_stops_all_of_them() -> Result {
+        // Covers H-6: it begins in the middle of the first range and ends in that of the last one.
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(3 * BLOCK_SIZE, PROT_RW)?;
+
+        assert!(t.fault(addr, 3 * BLOCK_SIZE, Access::Write).is_ok());
+        assert_eq!(t.stats().ranges, 3);
+        madvise(
+            addr + BLOCK_SIZE - PAGE_SIZE,
+            BLOCK_SIZE + 2 * PAGE_SIZE,
+            Advice::DontNeed,
+        )?;
+        assert_eq!(t.accessible(addr, 3 * BLOCK_SIZE), (0, 0));
+        assert_eq!(t.svm.driver().stopped.load(Relaxed), 1);
+        assert_eq!(t.stats().mapped_bytes, 0);
+        assert!(t.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn faults_in_vain_leave_no_lock_held() -> Result {
+        // Covers B-2.
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
+        let mut errors = 0;
+
+        mprotect(addr, PAGE_SIZE, PROT_NONE)?;
+        vm_munmap(addr + PAGE_SIZE, PAGE_SIZE)?;
+        for page in [0, 1] {
+            if t.fault(addr + page * PAGE_SIZE, PAGE_SIZE, Access::Read)
+                .is_err()
+            {
+                errors += 1;
+            }
+        }
+        t.snapshot(addr..addr + BLOCK_SIZE, |_, _| {})?;
+        *t.svm.driver().prepare_error.lock() = Some(ENOSPC);
+        if t.fault(addr + 2 * PAGE_SIZE, PAGE_SIZE, Access::Read)
+            .is_err()
+        {
+            errors += 1;
+        }
+        assert_eq!(errors, 3);
+        assert!(t._mm.mmap_read_trylock().is_some());
+        // Takes the mmap lock and the notifier lock for writing, and the collector the range's mutex.
+        assert!(t
+            .fault(addr + 2 * PAGE_SIZE, PAGE_SIZE, Access::Read)
+            .is_ok());
+        vm_munmap(addr, BLOCK_SIZE)?;
+        assert!(t.wait_for_ranges(0));
+        assert!(t.is_sound());
+        Ok(())
+    }
+
+    #[test]
     fn fault_in_vain_leaves_no_window_behind() -> Result {
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
@@ -488,7 +600,7 @@ mod fault_tests {
             t.fault(addr, PAGE_SIZE, Access::Read),
             Err(FaultError::Unmapped)
         );
-        t.svm.snapshot(addr..addr + 2 * PAGE_SIZE, |_, _| {})?;
+        t.snapshot(addr..addr + 2 * PAGE_SIZE, |_, _| {})?;
         assert!(t.svm.find_window(addr).is_none());
         Ok(())
     }
@@ -511,7 +623,7 @@ mod fault_tests {
         let span = addr + BLOCK_SIZE / 2..addr + BLOCK_SIZE / 2 + PAGE_SIZE;
         madvise(span.start, PAGE_SIZE, Advice::DontNeed)?;
         let late = t.svm.fault(span, Access::Write, &options);
-        assert_eq!(late, Err(FaultError::Timeout));
+        assert!(late.is_err_and(|failed| failed.error == FaultError::Timeout));
         assert_eq!(t.stats().mapped_bytes, 0);
         assert!(t.is_sound());
         Ok(())
@@ -543,6 +655,7 @@ mod fault_tests {
 
     #[test]
     fn failed_commit_leaves_nothing_mapped() -> Result {
+        // Covers B-6.
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
 
@@ -558,6 +671,109 @@ mod fault_tests {
             t.fault(addr, PAGE_SIZE, Access::Write),
             Err(FaultError::NoMemory)
         );
+        assert!(t.fault(addr, PAGE_SIZE, Access::Write).is_ok());
+        assert!(t.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn commit_that_failed_half_way_is_taken_back() -> Result {
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
+        let driver = t.svm.driver();
+
+        driver.fail_late.store(1, Relaxed);
+        assert_eq!(
+            t.fault(addr, PAGE_SIZE, Access::Write),
+            Err(FaultError::Driver(EIO))
+        );
+        // By stop and wait, and not behind the driver's back.
+        assert_eq!(driver.stopped.load(Relaxed), 1);
+        assert_eq!(driver.waited.load(Relaxed), 1);
+        assert_eq!(t.accessible(addr, BLOCK_SIZE), (0, 0));
+        assert_eq!(t.stats().mapped_bytes, 0);
+        assert!(t.fault(addr, PAGE_SIZE, Access::Write).is_ok());
+        assert!(t.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn errno_of_the_driver_is_kept() -> Result {
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
+
+        for (errno, error) in [
+            (ENOMEM, FaultError::NoMemory),
+            (EINTR, FaultError::Killed),
+            (ENODEV, FaultError::Gone),
+            (ENXIO, FaultError::Gone),
+            (ENOSPC, FaultError::Driver(ENOSPC)),
+            (EFAULT, FaultError::Driver(EFAULT)),
+        ] {
+            *t.svm.driver().prepare_error.lock() = Some(errno);
+            assert_eq!(t.fault(addr, PAGE_SIZE, Access::Write), Err(error));
+        }
+        assert_eq!(Error::from(FaultError::Driver(ENOSPC)), ENOSPC);
+        assert!(t.fault(addr, PAGE_SIZE, Access::Write).is_ok());
+        assert!(t.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn failed_request_tells_the_page() -> Result {
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(2 * BLOCK_SIZE, PROT_RW)?;
+        let unresolved = |error, page: usize| {
+            Err(Unresolved {
+                error,
+                addr: addr + page * PAGE_SIZE,
+            })
+        };
+
+        // Neither at the beginning of a block, nor of a power of two of pages.
+        let all = 2 * BLOCK_SIZE / PAGE_SIZE;
+        for page in [1, all / 7, all / 2 + 1, all - 1] {
+            // In the VMA itself, as a guard region is: only a walk can find it.
+            madvise(addr + page * PAGE_SIZE, PAGE_SIZE, Advice::GuardInstall)?;
+            assert_eq!(
+                t.try_fault(addr, 2 * BLOCK_SIZE, Access::Read),
+                unresolved(FaultError::Inaccessible, page)
+            );
+            // Everything before it was mapped.
+            let len = page * PAGE_SIZE;
+            assert_eq!(t.accessible(addr, len).0, len);
+            assert_eq!(t.accessible(addr + len, PAGE_SIZE), (0, 0));
+            madvise(addr + page * PAGE_SIZE, PAGE_SIZE, Advice::GuardRemove)?;
+        }
+        let page = all / 2 + all / 10;
+        mprotect(addr + page * PAGE_SIZE, PAGE_SIZE, PROT_READ)?;
+        assert_eq!(
+            t.try_fault(addr, 2 * BLOCK_SIZE, Access::Write),
+            unresolved(FaultError::Access, page)
+        );
+        let page = all / 2 + all / 5;
+        vm_munmap(addr + page * PAGE_SIZE, PAGE_SIZE)?;
+        assert_eq!(
+            t.try_fault(addr + (page - 1) * PAGE_SIZE, 2 * PAGE_SIZE, Access::Write),
+            unresolved(FaultError::Unmapped, page)
+        );
+        assert!(t.is_sound());
+        Ok(())
+    }
+
+    #[test]
+    fn address_space_that_is_reaped_is_gone() -> Result {
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        let addr = map_pages(BLOCK_SIZE, PROT_RW)?;
+
+        write_user(addr, 1)?;
+        // As the OOM reaper does before it takes pages away.
+        set_unstable(&t._mm, true);
+        let reaped = t.fault(addr, PAGE_SIZE, Access::Write);
+        let hole = t.fault(PAGE_SIZE, PAGE_SIZE, Access::Write);
+        set_unstable(&t._mm, false);
+        assert_eq!(reaped, Err(FaultError::Gone));
+        assert_eq!(hole, Err(FaultError::Gone));
         assert!(t.fault(addr, PAGE_SIZE, Access::Write).is_ok());
         assert!(t.is_sound());
         Ok(())
@@ -598,6 +814,7 @@ mod fault_tests {
 
     #[test]
     fn end_of_the_address_space_ends_the_mirror() -> Result {
+        // Covers B-8: a fault that failed has put its reference to the address space.
         let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
         // SAFETY: The device is bound until the test ends.
         let dev = unsafe { <Device>::from_raw(t.dev).as_bound() };
@@ -615,16 +832,47 @@ mod fault_tests {
 
         assert!(!svm.mm_is_current());
         assert!(t.svm.mm_is_current());
-        assert_eq!(
-            svm.fault(span.clone(), Access::Read, &options),
-            Err(FaultError::Unmapped)
-        );
+        let fault = || {
+            svm.fault(span.clone(), Access::Read, &options)
+                .map_err(|failed| failed.error)
+        };
+
+        assert_eq!(fault(), Err(FaultError::Unmapped));
         // The mirror does not keep the address space alive.
         drop(other);
-        assert_eq!(
-            svm.fault(span, Access::Read, &options),
-            Err(FaultError::Gone)
-        );
+        assert_eq!(fault(), Err(FaultError::Gone));
+        Ok(())
+    }
+
+    #[test]
+    fn snapshot_of_a_long_span_has_every_page_once() -> Result {
+        let t = KBox::new(Fixture::new()?, GFP_KERNEL)?;
+        // Over two borders of windows, which are 8 MiB, and not aligned to a block.
+        let len = 2 * SZ_8M;
+        let room = map_pages(len, PROT_RW)?;
+        let span = room + 3 * PAGE_SIZE..room + len - PAGE_SIZE;
+        let (mut next, mut mapped, mut wrong) = (span.start, 0, 0);
+
+        write_user(room + SZ_8M, 1)?;
+        t.snapshot(span.clone(), |at, state| {
+            if at != next {
+                wrong += 1;
+            }
+            next = at + PAGE_SIZE;
+            if matches!(state, PageState::Mapped { .. }) {
+                mapped += 1;
+            }
+        })?;
+        assert_eq!((next, mapped, wrong), (span.end, 1, 0));
+        // It ends when it is told to, and no window is left.
+        let mut calls = 0;
+        let ended = t.svm.snapshot(span.clone(), |_, _| {
+            calls += 1;
+            Err(FaultError::Invalid)
+        });
+        assert_eq!((ended, calls), (Err(FaultError::Invalid), 1));
+        assert!(t.svm.find_window(span.start).is_none());
+        assert!(t.svm.find_window(span.end).is_none());
         Ok(())
     }
 
@@ -635,7 +883,7 @@ mod fault_tests {
         let (mut mapped, mut seen) = (0, 0);
 
         write_user(addr + 40 * PAGE_SIZE, 1)?;
-        t.svm.snapshot(addr..addr + 64 * PAGE_SIZE, |at, state| {
+        t.snapshot(addr..addr + 64 * PAGE_SIZE, |at, state| {
             seen += 1;
             if let PageState::Mapped { write, .. } = state {
                 mapped += 1;

@@ -7,7 +7,10 @@ use core::ops::Range;
 use kernel::{
     bindings,
     mm::{
-        hmm::Access,
+        hmm::{
+            Access,
+            Held, //
+        },
         virt::{
             flags,
             vm_flags_t,
@@ -19,6 +22,7 @@ use kernel::{
 };
 
 use super::{
+    ahead::WriteRun,
     span::intersect,
     FaultError, //
 };
@@ -77,16 +81,51 @@ impl Vma {
             } else if private || in_memory {
                 Some(access)
             } else {
-                // Writing to a page of a file has it written back, so only what is accessed is.
+                // Writing to a page of a file has it written back, so only what is accessed is, or
+                // likely to be: see `WriteRun`.
                 Some(Access::Read)
             },
         })
     }
 
-    /// What to ask for around a fault, and where: at most `block`.
-    pub(super) fn around(&self, block: &Range<usize>) -> Option<(Range<usize>, Access)> {
-        Some((intersect(&self.span, block), self.around?))
+    /// What to ask for around a fault of `asked`, and where: at most `block`.
+    pub(super) fn around(
+        &self,
+        block: &Range<usize>,
+        asked: &Range<usize>,
+        access: Access,
+        writes: &mut WriteRun,
+    ) -> Option<(Range<usize>, Access)> {
+        let limit = intersect(&self.span, block);
+        let around = self.around?;
+
+        if access == Access::Write && around == Access::Read {
+            let ahead = writes.ahead(asked, &limit);
+
+            if ahead != *asked {
+                return Some((ahead, Access::Write));
+            }
+        }
+        Some((limit, around))
     }
+}
+
+/// Whether the faults of all VMAs in `span` may be served with the address space held, see
+/// [`hmm::walk_held`](kernel::mm::hmm::walk_held).
+pub(super) fn may_fault_held(held: &Held<'_>, span: &Range<usize>) -> bool {
+    let mut all = true;
+
+    held.for_each_vma(span, |vma| {
+        // SAFETY: The VMA is valid, and locked.
+        let in_memory = unsafe {
+            bindings::vma_is_anonymous(vma.as_ptr())
+                || bindings::vma_is_shmem(vma.as_ptr())
+                || bindings::is_vm_hugetlb_page(vma.as_ptr())
+        };
+
+        all &= in_memory && vma.flags() & USERFAULT == 0;
+    });
+    all
 }
 
 /// Whether a device may see the memory of a VMA at all.
@@ -107,13 +146,15 @@ fn may_mirror(vma: &VmaRef) -> bool {
 ///
 /// To be called after a walk: memory that a VMA gets later, or a VMA that was replaced since the walk
 /// began, has sent an invalidation, which makes the result of the walk void. Takes the mmap lock for
-/// reading; `f` is called under it, and may sleep and allocate.
+/// reading, unless the address space is `held` already; `f` is called under it, and may sleep and
+/// allocate.
 pub(super) fn for_each_mirrored<E>(
     mm: &MmWithUser,
+    held: Option<&Held<'_>>,
     span: &Range<usize>,
     mut f: impl FnMut(Range<usize>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let _lock = mm.mmap_read_lock();
+    let _lock = held.is_none().then(|| mm.mmap_read_lock());
     let mut addr = span.start;
 
     while addr < span.end {

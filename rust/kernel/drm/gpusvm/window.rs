@@ -292,17 +292,35 @@ pub(super) fn stop_span<T: Driver>(
     stopping
 }
 
-/// Unmaps what is stopping in `span`.
+/// Most blocks that are unmapped without letting go of the lock in between, so that faults and other
+/// invalidations of the window do not wait for all of a large one (PM-3).
+const BLOCKS_PER_HOLD: u64 = 64;
+
+/// Unmaps what is stopping in `span`. Sleeps.
 ///
 /// The driver must have waited since `span` was stopped, and nothing of `span` may have been mapped
 /// anew since then: so that whatever is stopping now was stopped before that wait, no matter by whom
 /// (PM-4). In an invalidation this holds because a fault's sequence number is not current while one
-/// runs; elsewhere, because the range's mutex is held or the mirror is detached.
-pub(super) fn finish_span<T: Driver>(
+/// runs; elsewhere, because the range's mutex is held or the mirror is detached. It holds without the
+/// lock, too, so that the lock can be dropped on the way.
+fn finish_span<T: Driver>(svm: &GpuSvm<T>, window: &Notifier<T>, span: &ops::Range<usize>) {
+    let mut rest = Some(span.start);
+
+    while let Some(from) = rest {
+        let lock = window.write();
+
+        rest = finish_part(svm, &lock, &(from..span.end));
+    }
+}
+
+/// Unmaps the first [`BLOCKS_PER_HOLD`] stopping blocks of `span`; gives where to go on.
+fn finish_part<T: Driver>(
     svm: &GpuSvm<T>,
     lock: &WriteGuard<'_, Window<T>>,
     span: &ops::Range<usize>,
-) {
+) -> Option<usize> {
+    let mut left = BLOCKS_PER_HOLD;
+
     for range in lock.overlapping(span) {
         // SAFETY: Views are made one at a time, here and in `stop_span`.
         let Some(mut pages) = (unsafe { range.exclusive(lock) }) else {
@@ -312,12 +330,18 @@ pub(super) fn finish_span<T: Driver>(
             blocks,
             segments,
             bytes,
-        } = pages.unmap(span);
+            next,
+        } = pages.unmap(span, left);
 
         add(&svm.counters.blocks_invalidated, blocks);
         sub(&svm.counters.segments, segments);
         sub(&svm.counters.mapped_bytes, bytes);
+        if next.is_some() {
+            return next;
+        }
+        left = left.saturating_sub(blocks);
     }
+    None
 }
 
 /// Takes what is mapped of `span` away from the device, outside of an invalidation. May sleep.
@@ -330,7 +354,22 @@ pub(super) fn unmap_span<T: Driver>(
 
     if stopping {
         svm.driver().wait();
-        finish_span(svm, &window.write(), span);
+        finish_span(svm, window, span);
+    }
+}
+
+/// Marks the ranges in `span` for the collector.
+///
+/// A function of the guard and not of the state, since the guard is the proof for the ranges.
+fn mark_unmapped<T: Driver>(lock: &mut WriteGuard<'_, Window<T>>, span: &ops::Range<usize>) {
+    let mut any = false;
+
+    for range in lock.overlapping(span) {
+        range.set_unmapped(lock);
+        any = true;
+    }
+    if any {
+        lock.mark(span);
     }
 }
 
@@ -363,7 +402,7 @@ impl<T: Driver> Invalidate for Window<T> {
         add(&svm.counters.invalidations, 1);
         let stopping = stop_span(svm, &state, &span);
         if event == Event::Unmap {
-            state.mark_unmapped(&span);
+            mark_unmapped(&mut state, &span);
             if state.unmapped.is_some() {
                 svm.collector.queue();
             }
@@ -398,7 +437,7 @@ impl<T: Driver> Invalidate for Window<T> {
             return;
         }
         svm.driver().wait();
-        finish_span(svm, &notifier.write(), &span);
+        finish_span(svm, notifier, &span);
     }
 }
 
@@ -406,24 +445,5 @@ impl<T: Driver> WindowState<T> {
     /// Whether anything of `span` is mapped, so that an invalidation would have to wait.
     fn is_busy(&self, span: &ops::Range<usize>) -> bool {
         self.overlapping(span).any(|range| range.is_busy(span))
-    }
-}
-
-/// Marking needs the guard itself, as proof for the ranges.
-trait MarkUnmapped {
-    fn mark_unmapped(&mut self, span: &ops::Range<usize>);
-}
-
-impl<T: Driver> MarkUnmapped for WriteGuard<'_, Window<T>> {
-    fn mark_unmapped(&mut self, span: &ops::Range<usize>) {
-        let mut any = false;
-
-        for range in self.overlapping(span) {
-            range.set_unmapped(self);
-            any = true;
-        }
-        if any {
-            self.mark(span);
-        }
     }
 }

@@ -5,7 +5,12 @@
 use core::ops::Range;
 
 use kernel::{
+    kunit::mm::{
+        madvise,
+        Advice, //
+    },
     new_spinlock,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         atomic::{
@@ -14,6 +19,10 @@ use kernel::{
         },
         SpinLock, //
     },
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
 };
 
 use super::super::{
@@ -33,6 +42,11 @@ pub(super) struct Mock {
     table: SpinLock<KVVec<Segment>>,
     #[pin]
     hook: SpinLock<Option<Hook>>,
+    /// A page of the current address space that each `walked` takes away.
+    #[pin]
+    pub(super) storm: SpinLock<Option<usize>>,
+    /// How long each `walked` takes, in milliseconds.
+    pub(super) slow: Atomic<u32>,
     pub(super) prepared: Atomic<u32>,
     pub(super) committed: Atomic<u32>,
     pub(super) stopped: Atomic<u32>,
@@ -40,10 +54,15 @@ pub(super) struct Mock {
     pub(super) released: Atomic<u32>,
     /// `commit` fails as often as this says.
     pub(super) fail_commit: Atomic<u32>,
+    /// `commit` writes everything and fails nevertheless, as often as this says.
+    pub(super) fail_late: Atomic<u32>,
     /// `commit` asks for another try as often as this says.
     pub(super) again_commit: Atomic<u32>,
     /// `prepare` fails as often as this says.
     pub(super) fail_prepare: Atomic<u32>,
+    /// `prepare` fails so, once.
+    #[pin]
+    pub(super) prepare_error: SpinLock<Option<Error>>,
     /// A `commit` or `stop` that broke a rule.
     pub(super) broken: Atomic<u32>,
 }
@@ -60,14 +79,18 @@ impl Mock {
                 new_spinlock!(table, "gpusvm::tests::table")
             },
             hook <- new_spinlock!(None, "gpusvm::tests::hook"),
+            storm <- new_spinlock!(None, "gpusvm::tests::storm"),
+            slow: Atomic::new(0),
             prepared: Atomic::new(0),
             committed: Atomic::new(0),
             stopped: Atomic::new(0),
             waited: Atomic::new(0),
             released: Atomic::new(0),
             fail_commit: Atomic::new(0),
+            fail_late: Atomic::new(0),
             again_commit: Atomic::new(0),
             fail_prepare: Atomic::new(0),
+            prepare_error <- new_spinlock!(None, "gpusvm::tests::prepare_error"),
             broken: Atomic::new(0),
         })
     }
@@ -118,6 +141,9 @@ impl Driver for Mock {
     fn prepare(&self, _span: Range<usize>) -> Result {
         kernel::task::might_sleep();
         self.prepared.fetch_add(1, Relaxed);
+        if let Some(err) = self.prepare_error.lock().take() {
+            return Err(err);
+        }
         if Self::fails(&self.fail_prepare) {
             return Err(ENOMEM);
         }
@@ -126,9 +152,17 @@ impl Driver for Mock {
 
     fn walked(&self, span: Range<usize>) {
         let hook = self.hook.lock().take();
+        let storm = *self.storm.lock();
+        let slow = self.slow.load(Relaxed);
 
         if let Some(hook) = hook {
             hook(span);
+        }
+        if slow > 0 {
+            fsleep(Delta::from_millis(i64::from(slow)));
+        }
+        if let Some(addr) = storm {
+            let _ = madvise(addr, PAGE_SIZE, Advice::DontNeed);
         }
     }
 
@@ -152,6 +186,9 @@ impl Driver for Mock {
             if !inside || again || seg.va.is_empty() || table.push_within_capacity(seg).is_err() {
                 self.broken.fetch_add(1, Relaxed);
             }
+        }
+        if Self::fails(&self.fail_late) {
+            return Err(EIO);
         }
         Ok(())
     }
