@@ -330,6 +330,7 @@ const char *gpu_reason(unsigned int reason)
 		[VSVM_REASON_GONE] = "gone",
 		[VSVM_REASON_BUS] = "bus",
 		[VSVM_REASON_INACCESSIBLE] = "inaccessible",
+		[VSVM_REASON_DRIVER] = "driver",
 	};
 
 	if (reason < ARRAY_SIZE(name) && name[reason])

@@ -568,4 +568,42 @@ TEST_F(svm, oracle_notices_a_missing_wait_before_release)
 	GPU_FAILS(VSVM_REASON_UNMAPPED, gpu_read(self->gpu, mem, other, 8));
 }
 
+/* A request that fails says where, and has mapped what is before. */
+TEST_F(svm, map_ahead_tells_where_it_failed)
+{
+	size_t page = page_size(), len = 2 * huge_size(), holes[] = { 0, 1, 100, 511, 513, 1000 };
+	struct drm_vsvm_map_ahead map = { .len = len };
+	struct drm_vsvm_stats before, after;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(holes); i++) {
+		char *mem = map_small(len), *hole = mem + holes[i] * page;
+
+		/* No VMA, a VMA without access, and one that refuses the write. */
+		if (i % 3 == 0) {
+			ASSERT_EQ(0, munmap(hole, page));
+		} else {
+			ASSERT_EQ(0, mprotect(hole, page, i % 3 == 1 ? PROT_NONE : PROT_READ));
+		}
+		map.addr = (uintptr_t)mem;
+		map.flags = VSVM_MAP_WRITE;
+		map.failed = 0;
+		STATS(&before);
+		ASSERT_EQ(i % 3 == 2 ? -EPERM : -EFAULT,
+			  gpu_ioctl(self->gpu, DRM_IOCTL_VSVM_MAP_AHEAD, &map));
+		EXPECT_EQ((uintptr_t)hole, map.failed);
+		STATS(&after);
+		EXPECT_EQ(holes[i] * page, after.mapped_bytes - before.mapped_bytes);
+		/* What comes before it can be had. */
+		map.len = holes[i] * page;
+		if (map.len) {
+			EXPECT_EQ(0, gpu_ioctl(self->gpu, DRM_IOCTL_VSVM_MAP_AHEAD, &map));
+			EXPECT_EQ(0, map.failed);
+		}
+		map.len = len;
+		munmap(mem, len);
+	}
+	GPU_OK(gpu_fill(self->gpu, &len, 8, 0));
+}
+
 TEST_HARNESS_MAIN

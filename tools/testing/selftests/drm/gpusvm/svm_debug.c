@@ -25,6 +25,7 @@ struct view {
 	/* Of the segments that hold the address. */
 	size_t hits;
 	bool writable;
+	unsigned long dma;
 	/* Of the ranges that hold the address. */
 	size_t range_hits;
 };
@@ -52,6 +53,7 @@ static int read_view(const char *dir, const void *addr, struct view *view)
 		if (start <= at && at < end) {
 			view->hits++;
 			view->writable = !strcmp(mode, "rw");
+			view->dma = dma + (at - start);
 		}
 	}
 	fclose(file);
@@ -171,6 +173,39 @@ TEST_F(svm, directory_tells_what_is_mapped)
 	}
 	EXPECT_EQ(0, view.range_hits);
 	EXPECT_LT(collected, counter(dir, "collected"));
+}
+
+/*
+ * Behind an IOMMU, a range has addresses of its own as long as it lives: neighbours for the process
+ * are neighbours for the device, and memory that comes back is found where it was.
+ */
+TEST_F(svm, device_addresses_are_kept)
+{
+	size_t page = page_size(), len = 8 * page, i;
+	char *mem = map_huge(huge_size()), dir[300];
+	unsigned long first = 0;
+	struct view view;
+	unsigned int number, round;
+
+	if (access("/sys/class/iommu/dmar0", F_OK))
+		SKIP(GPU_OK(gpu_read(self->gpu, &len, dir, 8)); return, "no IOMMU");
+	ASSERT_NE(NULL, mem);
+	/* One range of small pages. */
+	ASSERT_EQ(0, madvise(mem, huge_size(), MADV_NOHUGEPAGE));
+	for (round = 0; round < 3; round++) {
+		GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED));
+		ASSERT_EQ(0, find_dir(mem, dir, sizeof(dir), &number));
+		for (i = 0; i < 8; i++) {
+			ASSERT_EQ(0, read_view(dir, mem + i * page, &view));
+			ASSERT_EQ(1, view.hits);
+			if (!first)
+				first = view.dma;
+			EXPECT_EQ(first + i * page, view.dma);
+		}
+		ASSERT_EQ(0, madvise(mem, len, MADV_DONTNEED));
+		/* Other memory of the process takes the pages. */
+		memset(map_small(64 * page), 1, 64 * page);
+	}
 }
 
 TEST_F(svm, directory_lives_as_long_as_the_mirror)

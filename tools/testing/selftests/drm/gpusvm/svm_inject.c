@@ -565,35 +565,35 @@ static void *storm(void *arg)
 	return NULL;
 }
 
-/* A request has a bound on its retries; a fault of the engine waits, as hardware does. */
+/*
+ * Forward progress: a fault that loses each race holds the address space still in the end, and wins.
+ * The delay makes sure that it does lose: the storm hits many times between a walk and its commit.
+ */
 TEST_F(svm, storm_of_invalidations)
 {
 	struct storm s = { .mem = map_small(page_size()) };
 	struct drm_vsvm_stats before, after;
-	uint64_t start, seqno;
 	struct list list = {};
 	pthread_t thread;
-	int ret;
+	uint64_t seqno;
 
 	NEED_DEBUG();
 	STATS(&before);
 	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_WALKED, 200, 0));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, storm, &s));
-	start = now_ms();
-	ret = gpu_map_ahead(self->gpu, s.mem, page_size(), VSVM_MAP_WRITE);
-	TH_LOG("map ahead ended after %llu ms", (unsigned long long)(now_ms() - start));
-	EXPECT_TRUE(ret == -ETIME || ret == -EAGAIN)
-		TH_LOG("%s", strerror(-ret));
-	EXPECT_GT(start + 15000, now_ms());
+	/* It has a deadline of a second, in which it can lose five times. */
+	EXPECT_EQ(0, gpu_map_ahead(self->gpu, s.mem, page_size(), VSVM_MAP_WRITE));
+	STATS(&after);
+	EXPECT_LT(before.retries, after.retries);
+	/* The engine has no deadline. */
 	list_fill(&list, s.mem, 8, 1);
 	ASSERT_EQ(0, gpu_submit(self->gpu, 0, &list, NULL, 0, &seqno));
-	EXPECT_EQ(-ETIME, gpu_wait(self->gpu, 0, seqno, NULL, 0, 1500, NULL));
+	GPU_OK(gpu_wait(self->gpu, 0, seqno, NULL, 0, 20000, NULL));
 	__atomic_store_n(&s.over, true, __ATOMIC_RELAXED);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
-	GPU_OK(gpu_wait(self->gpu, 0, seqno, NULL, 0, 10000, NULL));
+	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DELAY, VSVM_POINT_WALKED, 0, 0));
+	GPU_OK(gpu_fill(self->gpu, s.mem, 8, 1));
 	ASSERT_EQ(1, *(uint64_t *)s.mem);
-	STATS(&after);
-	EXPECT_LT(before.retries + 5, after.retries);
 }
 
 /* The descriptor is closed while a fault is retried without end. */

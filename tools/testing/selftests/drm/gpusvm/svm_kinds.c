@@ -80,6 +80,49 @@ TEST_F(svm, shared_file_on_disk)
 	close(fd);
 }
 
+/*
+ * The first write to each page of such a file is a fault, since the file system has to know. A GPU
+ * that writes page after page does not have the whole block mapped anew for each of them.
+ */
+TEST_F(svm, shared_file_filled_in_order)
+{
+	size_t len = 2 * huge_size(), pages = len / page_size(), i;
+	struct drm_vsvm_stats before, after;
+	const char *dir = getenv("GPUSVM_DISK");
+	uint64_t commits, mapped;
+	char *mem;
+	int fd;
+
+	if (!dir)
+		SKIP(GPU_OK(gpu_read(self->gpu, &len, &fd, 4)); return, "GPUSVM_DISK is not set");
+	fd = temp_file(dir, len);
+	ASSERT_LE(0, fd);
+	mem = mmap(NULL, len, RW, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	STATS(&before);
+	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED_A));
+	STATS(&after);
+	commits = after.commits - before.commits;
+	mapped = (after.mapped_bytes_total - before.mapped_bytes_total) / len;
+	TH_LOG("%zu pages: %llu commits, each byte mapped %llu times", pages,
+	       (unsigned long long)commits, (unsigned long long)mapped);
+	/* Up to three blocks, ten faults each; some more if the file is written back meanwhile. */
+	EXPECT_GT(pages / 16, commits);
+	EXPECT_GT(32, mapped);
+	ASSERT_EQ(-1, pattern_check(mem, len, SEED_A));
+
+	/* Here and there: only what is written gets dirty, so each page takes a fault. */
+	ASSERT_EQ(0, msync(mem, len, MS_SYNC));
+	STATS(&before);
+	for (i = 0; i < 8; i++)
+		GPU_OK(gpu_fill(self->gpu, mem + (7 * i + 3) * page_size(), 8, i));
+	STATS(&after);
+	EXPECT_LE(8, after.commits - before.commits);
+	for (i = 0; i < 8; i++)
+		ASSERT_EQ(i, *(uint64_t *)(mem + (7 * i + 3) * page_size()));
+	close(fd);
+}
+
 TEST_F(svm, private_file)
 {
 	size_t len = PAGES * page_size();
