@@ -124,6 +124,24 @@ static long long counter(const char *dir, const char *key)
 	return read_key(path, key);
 }
 
+/* Whether the files say the same, which they do unless something goes on in between. */
+static bool files_agree(const char *dir)
+{
+	struct view view;
+
+	return !read_view(dir, NULL, &view) && view.ranges == counter(dir, "ranges") &&
+	       view.segments == counter(dir, "segments") &&
+	       view.bytes_of_segments == view.bytes_of_ranges &&
+	       view.bytes_of_segments == counter(dir, "mapped_bytes");
+}
+
+static bool in_a_range(const char *dir, const void *addr)
+{
+	struct view view;
+
+	return read_view(dir, addr, &view) || view.range_hits;
+}
+
 TEST_F(svm, directory_tells_what_is_mapped)
 {
 	size_t page = page_size(), len = 4 * page;
@@ -131,7 +149,6 @@ TEST_F(svm, directory_tells_what_is_mapped)
 	struct view view;
 	unsigned int number;
 	long long collected;
-	int tries;
 
 	ASSERT_NE(NULL, mem);
 	GPU_OK(gpu_write_pattern(self->gpu, mem, len, SEED));
@@ -150,28 +167,14 @@ TEST_F(svm, directory_tells_what_is_mapped)
 	EXPECT_EQ(1, view.hits);
 	EXPECT_FALSE(view.writable);
 
-	/* The files agree, unless something is going on in the background just now. */
-	for (tries = 0; tries < 50; tries++) {
-		ASSERT_EQ(0, read_view(dir, mem, &view));
-		if (view.ranges == counter(dir, "ranges") &&
-		    view.segments == counter(dir, "segments") &&
-		    view.bytes_of_segments == view.bytes_of_ranges &&
-		    view.bytes_of_segments == counter(dir, "mapped_bytes"))
-			break;
-		sleep_ms(20);
-	}
-	EXPECT_GT(50, tries);
+	EXPECT_TRUE(wait_for(files_agree(dir), 10000));
 
 	/* Pages are gone when munmap() returns, their range a little later. */
 	collected = counter(dir, "collected");
 	munmap(mem, len);
 	ASSERT_EQ(0, read_view(dir, mem, &view));
 	EXPECT_EQ(0, view.hits);
-	for (tries = 0; tries < 100 && view.range_hits; tries++) {
-		sleep_ms(20);
-		ASSERT_EQ(0, read_view(dir, mem, &view));
-	}
-	EXPECT_EQ(0, view.range_hits);
+	EXPECT_TRUE(wait_for(!in_a_range(dir, mem), 10000));
 	EXPECT_LT(collected, counter(dir, "collected"));
 }
 
@@ -210,7 +213,7 @@ TEST_F(svm, device_addresses_are_kept)
 
 TEST_F(svm, directory_lives_as_long_as_the_mirror)
 {
-	size_t page = page_size(), before = count_dirs(), tries;
+	size_t page = page_size(), before = count_dirs();
 	char *mem = map_small(page), dir[300], path[320], line[256];
 	unsigned int number, other_number;
 	int other = gpu_open(0);
@@ -233,35 +236,27 @@ TEST_F(svm, directory_lives_as_long_as_the_mirror)
 	held = fopen(path, "r");
 	ASSERT_NE(NULL, held);
 	close(other);
-	for (tries = 0; tries < 100 && path_exists(path); tries++)
-		sleep_ms(20);
-	EXPECT_FALSE(path_exists(path));
+	EXPECT_TRUE(wait_for(!path_exists(path), 10000));
 	EXPECT_EQ(NULL, fgets(line, sizeof(line), held));
 	fclose(held);
 }
 
-/* Whether the trace has a line with all of these in it, after some time at most. */
+/* Whether the trace has a line with all of these in it. */
 static bool traced(const char *event, const char *what, const char *more)
 {
+	FILE *file = fopen(TRACING "/trace", "r");
+	bool found = false;
 	char line[512];
-	FILE *file;
-	int tries;
 
-	for (tries = 0; tries < 100; tries++) {
-		file = fopen(TRACING "/trace", "r");
-		if (!file)
-			return false;
-		while (fgets(line, sizeof(line), file)) {
-			if (strstr(line, event) && strstr(line, what) && strstr(line, more)) {
-				fclose(file);
-				return true;
-			}
-		}
+	while (file && !found && fgets(line, sizeof(line), file))
+		found = strstr(line, event) && strstr(line, what) && strstr(line, more);
+	if (file)
 		fclose(file);
-		sleep_ms(20);
-	}
-	return false;
+	return found;
 }
+
+/* The collector's event comes later than what causes it. */
+#define TRACED(event, what, more) EXPECT_TRUE(wait_for(traced(event, what, more), 10000))
 
 TEST_F(svm, tracepoints)
 {
@@ -284,7 +279,7 @@ TEST_F(svm, tracepoints)
 	ASSERT_NE(NULL, trace);
 	fclose(trace);
 	ASSERT_EQ(0, write_text(EVENTS "/gpusvm_fault/filter", "svm == %u", number));
-	ASSERT_EQ(0, write_text(EVENTS "/enable", "1"));
+	ASSERT_EQ(0, change_setting(EVENTS "/enable", "1"));
 
 	GPU_OK(gpu_write_pattern(self->gpu, mem, page, SEED));
 	GPU_FAILS(VSVM_REASON_UNMAPPED, gpu_write(self->gpu, gone, "x", 1));
@@ -293,14 +288,13 @@ TEST_F(svm, tracepoints)
 	snprintf(svm, sizeof(svm), "svm=%u ", number);
 	snprintf(span, sizeof(span), "span=0x%lx-0x%lx ", (unsigned long)mem,
 		 (unsigned long)mem + page);
-	EXPECT_TRUE(traced("gpusvm_fault: ", svm, span));
-	EXPECT_TRUE(traced("gpusvm_fault: ", span, "access=write result=0 walks="));
+	TRACED("gpusvm_fault: ", svm, span);
+	TRACED("gpusvm_fault: ", span, "access=write result=0 walks=");
 	snprintf(at, sizeof(at), "span=0x%lx-", (unsigned long)gone);
-	EXPECT_TRUE(traced("gpusvm_fault: ", at, "access=write result=-14 "));
-	EXPECT_TRUE(traced("gpusvm_map: ", svm, " segments="));
-	EXPECT_TRUE(traced("gpusvm_invalidate: ", svm, "event=unmap outcome=deferred"));
-	EXPECT_TRUE(traced("gpusvm_collect: ", svm, "span=0x"));
-	write_text(EVENTS "/enable", "0");
+	TRACED("gpusvm_fault: ", at, "access=write result=-14 ");
+	TRACED("gpusvm_map: ", svm, " segments=");
+	TRACED("gpusvm_invalidate: ", svm, "event=unmap outcome=deferred");
+	TRACED("gpusvm_collect: ", svm, "span=0x");
 	write_text(EVENTS "/gpusvm_fault/filter", "0");
 }
 

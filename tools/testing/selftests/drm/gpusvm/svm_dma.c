@@ -85,13 +85,12 @@ TEST_F(svm, hugetlb_page)
 	char *mem;
 
 	NEED_DMA();
-	write_text("/proc/sys/vm/nr_hugepages", "2");
+	change_setting("/proc/sys/vm/nr_hugepages", "2");
 	mem = mmap(NULL, len, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (mem == MAP_FAILED)
 		SKIP(GPU_OK(gpu_fill(self->gpu, &len, 8, 1)); return, "no hugetlb pages");
 	probe(_metadata, self, mem, len, 17 * page_size());
 	munmap(mem, len);
-	write_text("/proc/sys/vm/nr_hugepages", "0");
 }
 
 TEST_F(svm, file)
@@ -162,6 +161,7 @@ static void old_address(struct __test_metadata *_metadata, FIXTURE_DATA(svm) *se
 	struct drm_vsvm_stats after;
 	uint64_t word = 0;
 	char *guard;
+	int log;
 
 	NEED_DEBUG();
 	NEED_DMA();
@@ -171,7 +171,9 @@ static void old_address(struct __test_metadata *_metadata, FIXTURE_DATA(svm) *se
 	GPU_OK(gpu_read(self->gpu, mem, &word, 8));
 	ASSERT_EQ(pattern_word(SEED_A, 0), word);
 
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_FLUSH, VSVM_POINT_FLUSH, 1, 0));
+	DEBUG(DROP_FLUSH, FLUSH, 1);
+	log = log_open();
+	ASSERT_LE(0, log);
 	kmsg("gpusvm-expect: DMAR begin");
 	ASSERT_EQ(0, madvise(mem, len, MADV_DONTNEED));
 	/* The freed memory, or a part of it, is used again. */
@@ -179,9 +181,10 @@ static void old_address(struct __test_metadata *_metadata, FIXTURE_DATA(svm) *se
 	pattern_fill(guard, 4 * len, 1);
 	gpu_fill(self->gpu, mem, 8, 0xdeadbeef);
 	/* The fault is reported by an interrupt. */
-	sleep_ms(300);
+	EXPECT_TRUE(wait_for(log_has(log, "DMAR: [DMA"), 10000));
 	kmsg("gpusvm-expect: DMAR end");
-	ASSERT_EQ(0, gpu_debug(self->gpu, VSVM_DEBUG_DROP_FLUSH, VSVM_POINT_FLUSH, 0, 0));
+	close(log);
+	DEBUG(DROP_FLUSH, FLUSH, 0);
 	STATS(&after);
 	EXPECT_NE(0, after.stale_uses);
 	ASSERT_EQ(-1, pattern_check(guard, 4 * len, 1))

@@ -15,4 +15,8 @@ run bad_input 60 /tests/svm_bad_input
 run dmirror 60 /tests/svm_dmirror
 run inject 150 /tests/svm_inject
 run debug 60 /tests/svm_debug
+run unbind 150 /tests/svm_unbind
+driver_off
+load vsvm
+run no_debug 30 /tests/svm_no_debug
 driver_off

@@ -11,4 +11,5 @@ run walk 60 /tests/svm_walk
 run races 60 /tests/svm_races -t munmap -t munmap_of_huge_pages -t fork_and_cow \
 	-t madv_pageout_of_huge_pages -t madv_collapse_and_split -t mremap -t everything
 run exit 60 /tests/svm_exit -t sigkill_during_faults -t exit_during_faults
+run unbind 60 /tests/svm_unbind -t open_descriptors -t running_queues
 driver_off
