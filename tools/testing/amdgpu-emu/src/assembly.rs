@@ -11,6 +11,7 @@ use crate::gpu::Gpu;
 use crate::gpuvm::dump;
 use crate::machine::Machine;
 use crate::mem::Memory;
+use crate::sabotage;
 
 /// A GPU whose engines run.
 ///
@@ -32,6 +33,11 @@ pub fn gpu(
         "pagetable",
         "gfx|mm VMID [physical]: the page tables of a VMID",
         Box::new(dump::command),
+    );
+    registry.add(
+        "sabotage",
+        "[off|drop|flip]: lose or change the data that users write",
+        Box::new(sabotage::command),
     );
     Ok(gpu)
 }

@@ -35,6 +35,16 @@ pub trait Bus {
     /// The fault, at the first address that cannot be written; all before it is written.
     fn write(&self, by: &Requester, va: u64, from: &[u8]) -> Result<(), Fault>;
 
+    /// Writes what a copy, a fill or a shader computed: as [`Self::write`], but tests may have this
+    /// go wrong.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::write`].
+    fn store(&self, by: &Requester, va: u64, from: &[u8]) -> Result<(), Fault> {
+        self.write(by, va, from)
+    }
+
     /// Reads a register with the effects that this has.
     fn reg_read(&self, reg: u32) -> u32;
 

@@ -17,6 +17,7 @@ use crate::ih::{FaultKey, Ih, Iv, Raise};
 use crate::mem::{MemError, Memory};
 use crate::registers::{RegisterFile, DIRECT};
 use crate::report::Reports;
+use crate::sabotage::Sabotage;
 
 /// The size in bytes of a page of the GPU.
 pub const PAGE: u64 = 4096;
@@ -80,6 +81,8 @@ pub struct Gpu {
     pub report: Reports,
     /// What was done.
     pub counters: Counters,
+    /// Mistakes made with data on purpose.
+    pub sabotage: Sabotage,
     blocks: Vec<Box<dyn Block>>,
     /// The block of each register in the BAR.
     owners: Vec<u8>,
@@ -109,6 +112,7 @@ impl Gpu {
             irq: Irq::default(),
             report: Reports::new(),
             counters: Counters::default(),
+            sabotage: Sabotage::default(),
             blocks,
             owners,
             invalidator: OnceLock::new(),

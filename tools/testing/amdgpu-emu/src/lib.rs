@@ -29,6 +29,7 @@ pub mod pci;
 pub mod registers;
 pub mod report;
 pub mod rlc;
+pub mod sabotage;
 pub mod sdma;
 pub mod shader;
 pub mod vfio;

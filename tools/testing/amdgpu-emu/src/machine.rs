@@ -13,6 +13,7 @@ use crate::gpuvm::{Access, Fault, Hub, Mmu, Requester};
 use crate::hub::Invalidate;
 use crate::ih::Iv;
 use crate::report::Kind;
+use crate::sabotage::Mode;
 use crate::sdma;
 
 /// VMIDs of a hub.
@@ -35,6 +36,25 @@ impl Bus for GpuBus<'_> {
 
     fn write(&self, by: &Requester, va: u64, from: &[u8]) -> Result<(), Fault> {
         self.mmu.write(self.gpu, by, va, from)
+    }
+
+    fn store(&self, by: &Requester, va: u64, from: &[u8]) -> Result<(), Fault> {
+        match self.gpu.sabotage.mode() {
+            Mode::Drop if by.vmid != 0 => {
+                // It still faults as it would.
+                let mut kept = vec![0; from.len()];
+                self.read(by, va, &mut kept)?;
+                self.write(by, va, &kept)
+            }
+            Mode::Flip if by.vmid != 0 => {
+                let mut wrong = from.to_vec();
+                if let Some(byte) = wrong.last_mut() {
+                    *byte ^= 1;
+                }
+                self.write(by, va, &wrong)
+            }
+            _ => self.write(by, va, from),
+        }
     }
 
     fn reg_read(&self, reg: u32) -> u32 {

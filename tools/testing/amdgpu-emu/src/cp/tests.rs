@@ -474,3 +474,60 @@ fn more_processes_than_vmids_take_turns() {
     test.unmap(0, 1);
     assert!(!test.gpu.report.failed(), "{:?}", test.gpu.report.list());
 }
+
+/// Without the hardware scheduler: `kgd_gfx_v9_4_3_hqd_load()` and `kgd_gfx_v9_hqd_destroy()`.
+#[test]
+fn the_driver_loads_and_destroys_a_users_queue() {
+    const SLOT: u32 = 1 << 2 | 2 | 3 << 8;
+    let test = Test::with_hiq();
+    (1..=4).for_each(|page| test.map_page(page));
+    for hub in [Hub::Gfx, Hub::Mm] {
+        test.gpu.set_root(hub, 8, ROOT);
+    }
+    test.mqd(MQD, 0x1000, COMPUTE);
+    let mqd = |index: usize| MQD + index as u64 * 4;
+    test.put(mqd(mqd::compute::CP_MQD_BASE_ADDR_LO), &[low(FB + MQD), high(FB + MQD)]);
+    test.put(mqd(mqd::compute::CP_HQD_VMID), &[8]);
+    test.put(USER + 0x3000, &COUNT);
+    let packets = dispatch();
+    test.user(&packets);
+    let load = || {
+        let gpu = &test.gpu;
+        gpu.reg_write(gc::GRBM_GFX_CNTL, SLOT);
+        for n in 0..HQD_REGS as u32 {
+            let value = gpu.vram.load32(mqd(mqd::compute::CP_MQD_BASE_ADDR_LO + n as usize));
+            gpu.reg_write(gc::CP_MQD_BASE_ADDR + n, value.unwrap());
+        }
+        gpu.reg_write(gc::CP_HQD_PQ_DOORBELL_CONTROL, COMPUTE << 2 | 1 << 30);
+        gpu.reg_write(gc::CP_HQD_PQ_WPTR_POLL_ADDR, 0x2000);
+        gpu.reg_write(gc::CP_PQ_WPTR_POLL_CNTL1, 1 << 3);
+        gpu.reg_write(gc::CP_HQD_ACTIVE, 1);
+        gpu.reg_write(gc::GRBM_GFX_CNTL, 0);
+    };
+    let destroy = |how: u32| {
+        test.gpu.reg_write(gc::GRBM_GFX_CNTL, SLOT);
+        test.gpu.reg_write(gc::CP_HQD_DEQUEUE_REQUEST, how);
+        test.until("the queue's end", || test.gpu.reg_read(gc::CP_HQD_ACTIVE) & 1 == 0);
+        test.gpu.reg_write(gc::GRBM_GFX_CNTL, 0);
+    };
+    let counter = USER + 0x4000;
+    let count = || test.gpu.vram.load32(counter).unwrap();
+    const SAVE_WAVES: u32 = 3;
+    for _ in 0..2 {
+        let before = count();
+        load();
+        test.until("the shader", || count() > before);
+        destroy(SAVE_WAVES);
+        let after = count();
+        std::thread::sleep(Duration::from_millis(10));
+        assert_eq!(count(), after);
+    }
+    load();
+    test.gpu.vram.store32(counter + 4, 1).unwrap();
+    test.wait(counter + 0x10, 77);
+    // A drain lets the waves end first; there are none.
+    destroy(1);
+    let rptr = test.gpu.vram.load32(mqd(mqd::compute::CP_HQD_PQ_RPTR));
+    assert_eq!(rptr, Ok(packets.len() as u32));
+    assert!(!test.gpu.report.failed(), "{:?}", test.gpu.report.list());
+}

@@ -280,13 +280,13 @@ fn execute<B: Bus + ?Sized>(
         Packet::Copy { from, to, bytes } => chunked(to, bytes, done, budget, |at, len| {
             let part = buffer.get_mut(..len).unwrap_or_default();
             bus.read(&by, from.wrapping_add(at), part)?;
-            bus.write(&by, to.wrapping_add(at), part)
+            bus.store(&by, to.wrapping_add(at), part)
         }),
         Packet::Write { to, dwords } => {
             chunked(to, u64::from(dwords) * 4, done, budget, |at, len| {
                 let part = buffer.get_mut(..len).unwrap_or_default();
                 source.read(bus, u64::from(decoded.head) + at / 4, part)?;
-                bus.write(&by, to.wrapping_add(at), part)
+                bus.store(&by, to.wrapping_add(at), part)
             })
         }
         Packet::Fill { to, value, bytes } => chunked(to, bytes, done, budget, |at, len| {
@@ -295,7 +295,7 @@ fn execute<B: Bus + ?Sized>(
             for (byte, n) in part.iter_mut().zip(at..) {
                 *byte = (value >> (8 * (n % 4))) as u8;
             }
-            bus.write(&by, to.wrapping_add(at), part)
+            bus.store(&by, to.wrapping_add(at), part)
         }),
         Packet::PtePde { to, mask, value, step, count } => {
             let entry = |n: u64| (value.wrapping_add(step.wrapping_mul(n)) | mask).to_le_bytes();

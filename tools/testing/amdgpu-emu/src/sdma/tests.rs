@@ -188,3 +188,35 @@ fn a_fault_is_replayed() {
     block.disconnect(&gpu, 2);
     assert_eq!(block.rptr(&gpu, 2), Some(16));
 }
+
+/// Negative controls of tests that check data.
+#[test]
+fn sabotage_is_of_users_data_alone() {
+    use crate::sabotage::Mode;
+    let gpu = gpu();
+    set_up(&gpu, 0);
+    enable(&gpu, 0, true);
+    gpu.sabotage.set(Mode::Drop);
+    put(&gpu, &fence(7));
+    gpu.doorbell(u64::from(DOORBELL) * 4, 16, 8);
+    wait(&gpu, DATA, 7);
+    let mmu = Mmu::new();
+    let bus = GpuBus { gpu: &gpu, mmu: &mmu };
+    let writer = Writer { engine: "test", queue: 0, rptr: 0 };
+    let by = |vmid| Requester { hub: Hub::Mm, vmid, no_retry: false, writer };
+    bus.store(&by(0), FB + DATA, &[9, 0, 0, 0]).unwrap();
+    assert_eq!(gpu.vram.load32(DATA), Ok(9));
+    let page = |n: u64, to: u64| gpu.vram.store64(0x8_0000 + n * 8, to | 0x61).unwrap();
+    page(1, DATA);
+    gpu.set_root(Hub::Mm, 9, 0x8_0001);
+    gpu.reg_write(amdgpu_regs::mmhub::VM_CONTEXT0_CNTL + 9, 1);
+    gpu.reg_write(amdgpu_regs::mmhub::VM_CONTEXT0_PAGE_TABLE_END_ADDR_LO32 + 18, 0xff);
+    bus.store(&by(9), 0x1000, &[5, 0, 0, 0]).unwrap();
+    assert_eq!(gpu.vram.load32(DATA), Ok(9), "dropped");
+    assert!(bus.store(&by(9), 0x2000, &[5, 0, 0, 0]).is_err(), "faults as ever");
+    gpu.sabotage.set(Mode::Flip);
+    bus.store(&by(9), 0x1000, &[5, 0, 0, 0]).unwrap();
+    assert_eq!(gpu.vram.load32(DATA), Ok(0x0100_0005));
+    bus.write(&by(9), 0x1000, &[5, 0, 0, 0]).unwrap();
+    assert_eq!(gpu.vram.load32(DATA), Ok(5), "fences are right");
+}

@@ -386,7 +386,7 @@ impl Wave {
                     let value = lane_of(self.vgpr(data.saturating_add(n))?, lane);
                     dword.copy_from_slice(&value.to_le_bytes());
                 }
-                bus.write(by, at, bytes)?;
+                bus.store(by, at, bytes)?;
             }
         }
         if load {
