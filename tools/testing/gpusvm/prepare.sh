@@ -95,7 +95,7 @@ watched() {
 	done
 	trap - INT TERM
 	if ! wait $child; then
-		tail -n 15 "$log" >&2
+		tail -n 15 "$log" | cut -c 1-300 >&2
 		die "$text failed, log: $log"
 	fi
 }
