@@ -362,14 +362,14 @@ impl<T: Invalidate> IntervalNotifier<T> {
     }
 
     /// Returns the C structure, which is registered.
-    #[cfg_attr(not(CONFIG_HMM_MIRROR), allow(dead_code))]
+    #[allow(dead_code)] // For walks alone.
     #[inline]
     pub(super) fn as_raw(&self) -> *mut bindings::mmu_interval_notifier {
         self.inner.get()
     }
 
     /// Returns what identifies this notifier in a [`Seq`].
-    #[cfg_attr(not(CONFIG_HMM_MIRROR), allow(dead_code))]
+    #[allow(dead_code)] // For walks alone.
     #[inline]
     pub(super) fn id(&self) -> u64 {
         self.id
