@@ -19,7 +19,8 @@ use crate::{
 /// that permits writing need not be dirty, so the core mm cannot know. As `set_page_dirty()` in
 /// `ib_umem_odp_unmap_dma_pages()`, [`drivers/infiniband/core/umem_odp.c`].
 ///
-/// Does not sleep and does not take the folio lock. May be called from an invalidation.
+/// Does not sleep and does not take the folio lock, whose holders wait for invalidations. May be called
+/// from an invalidation.
 ///
 /// # Examples
 ///

@@ -257,7 +257,8 @@ impl<T: Driver> Window<T> {
 }
 
 /// Marks what is mapped of `span` as stopping and has the driver stop the device, one call for each
-/// run of adjacent blocks.
+/// run of adjacent blocks: of each block all that was mapped, also before the beginning of `span` and
+/// behind its end (H-6).
 ///
 /// Returns whether there is anything to wait for.
 pub(super) fn stop_span<T: Driver>(
