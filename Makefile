@@ -35,6 +35,14 @@ hmm-tests: ## upstream's hmm-tests on vsvm, beside the C reference
 shell: ## a shell in the virtual machine with the drivers loaded
 	@$(RIG) shell
 
+.PHONY: amd
+amd: ## amdgpu and KFD as they are on the emulated AMD GPU, with a test of their SVM
+	@$(RIG) amd
+
+.PHONY: amd-shell
+amd-shell: ## a shell in the virtual machine with the emulated AMD GPU
+	@$(RIG) amd-shell
+
 .PHONY: lint
 lint: ## rustfmt, clippy, rustdoc, checkpatch, on the project's files only
 	@$(RIG) lint
