@@ -32,6 +32,13 @@ const BLOCKS: &[(&str, &str, &str)] = &[
 /// A table of base addresses of a chip whose blocks have the same layout.
 const BASES: &str = "include/aldebaran_ip_offset.h";
 
+/// Blocks that are elsewhere than on that chip.
+///
+/// `gfx_v9_4_3_normalize_xcc_reg_offset()` takes a register for one of an XCC, and drops its upper
+/// bits, if the lower 16 are in 0x2000..0x3400 or 0xa000..0x10000. The MMHUB must not be there, since
+/// packets of the kernel's queue write and poll its registers.
+const MOVED: &[(&str, &[u32])] = &[("MMHUB", &[0x1_8000, 0x240_8800])];
+
 /// Modules of plain numbers: their name and the headers they come from.
 const NUMBERS: &[(&str, &[&str])] = &[
     ("pm4", &["amdgpu/soc15d.h", "amdkfd/kfd_pm4_opcodes.h"]),
@@ -255,7 +262,8 @@ fn main() {
     let mut out = String::new();
     let mut names = BTreeMap::new();
     let text = headers.read(BASES);
-    let bases = bases(&text);
+    let mut bases = bases(&text);
+    bases.extend(MOVED.iter().map(|(name, segments)| (*name, segments.to_vec())));
     for entry in BLOCKS {
         let Some(segments) = bases.get(entry.2) else { panic!("{BASES} has no {}", entry.2) };
         block(&mut out, &mut names, &headers, segments, *entry);

@@ -5,7 +5,8 @@
 //! The layout is that of `include/discovery.h`; it is checked by `amdgpu_discovery_init()`.
 
 use amdgpu_regs::discovery::{
-    BINARY_SIGNATURE, DISCOVERY_TABLE_SIGNATURE, GC, GC_TABLE_ID, IP_DISCOVERY, TOTAL_TABLES,
+    BINARY_SIGNATURE, DISCOVERY_TABLE_SIGNATURE, GC, GC_TABLE_ID, HARVEST_INFO,
+    HARVEST_TABLE_SIGNATURE, IP_DISCOVERY, TOTAL_TABLES,
 };
 
 use crate::ip::{Ip, Shaders, BLOCKS, SHADERS};
@@ -21,6 +22,8 @@ const UNCHECKED: usize = 10;
 const TABLE_INFO: usize = 8;
 /// The size of `struct ip_discovery_header`, whose list of dies has 16 entries.
 const DISCOVERY_HEADER: usize = 14 + 16 * 4 + 2;
+/// The size of `struct harvest_table`, whose list has 32 entries.
+const HARVEST_TABLE: usize = 8 + 32 * 4;
 /// Versions of the tables: of the binary, of the list of IP blocks, of the shader table.
 const BINARY_VERSION: [u16; 2] = [1, 0];
 const DISCOVERY_VERSION: u16 = 3;
@@ -120,27 +123,41 @@ fn shader_table(shaders: &Shaders) -> Vec<u8> {
     table.0
 }
 
+/// The list of blocks that are broken: none.
+fn harvest_table() -> Vec<u8> {
+    let mut table = Table::default();
+    table.u32(HARVEST_TABLE_SIGNATURE);
+    table.u32(0); // version
+    table.0.resize(HARVEST_TABLE, 0);
+    table.0
+}
+
 /// The binary: a header and the tables.
 pub fn binary() -> Vec<u8> {
-    let list = ip_list(BINARY_HEADER, BLOCKS);
-    let shaders = shader_table(&SHADERS);
+    let tables = [
+        (IP_DISCOVERY, ip_list(BINARY_HEADER, BLOCKS)),
+        (GC, shader_table(&SHADERS)),
+        (HARVEST_INFO, harvest_table()),
+    ];
+    let mut offset = BINARY_HEADER;
+    let size = tables.iter().fold(offset, |sum, (_, bytes)| sum + bytes.len());
     let mut rest = Table::default();
-    let size = BINARY_HEADER + list.len() + shaders.len();
     rest.u16(u16::try_from(size).unwrap_or(u16::MAX));
-    for table in 0..TOTAL_TABLES {
-        let found = match table {
-            IP_DISCOVERY => Some((BINARY_HEADER, &list)),
-            GC => Some((BINARY_HEADER + list.len(), &shaders)),
-            _ => None,
-        };
-        let (offset, bytes) = found.map_or((0, &[][..]), |(offset, bytes)| (offset, &bytes[..]));
-        rest.u16(u16::try_from(offset).unwrap_or(u16::MAX));
-        rest.u16(checksum(bytes));
-        rest.u16(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
-        rest.u16(0);
+    for number in 0..TOTAL_TABLES {
+        match tables.iter().find(|(table, _)| *table == number) {
+            Some((_, bytes)) => {
+                rest.u16(u16::try_from(offset).unwrap_or(u16::MAX));
+                rest.u16(checksum(bytes));
+                rest.u16(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
+                rest.u16(0);
+                offset += bytes.len();
+            }
+            None => rest.0.resize(rest.0.len() + TABLE_INFO, 0),
+        }
     }
-    rest.0.extend(list);
-    rest.0.extend(shaders);
+    for (_, bytes) in tables {
+        rest.0.extend(bytes);
+    }
     let mut binary = Table::default();
     binary.u32(BINARY_SIGNATURE);
     BINARY_VERSION.into_iter().for_each(|version| binary.u16(version));
@@ -195,7 +212,12 @@ mod tests {
                 1 => {
                     assert_eq!(r.u32(offset), 0x4347);
                     assert_eq!(sum, r.sum(offset, r.u32(offset + 8) as usize));
-                    assert_eq!(offset + r.u32(offset + 8) as usize, bytes.len());
+                }
+                2 => {
+                    assert_eq!(r.u32(offset), 0x5652_4148);
+                    assert_eq!(sum, r.sum(offset, 136));
+                    assert_eq!(r.u16(offset + 8), 0, "something is harvested");
+                    assert_eq!(offset + 136, bytes.len());
                 }
                 _ => assert_eq!(offset, 0),
             }

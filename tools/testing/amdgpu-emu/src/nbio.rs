@@ -16,6 +16,8 @@ use crate::hub::{Hub, VMIDS};
 const MM_INDEX_APERTURE: u32 = 1 << 31;
 /// The first revision that the driver accepts (`amdgpu_device_ip_early_init()`).
 const REVISION: u32 = 1;
+/// All of the memory is one partition (`nbio_v7_9_get_memory_partition_mode()`).
+const NPS1: u32 = 1;
 
 /// The bus interface.
 pub struct Nbio;
@@ -50,6 +52,7 @@ impl Block for Nbio {
                 | nbio::RCC_DEV0_EPF0_RCC_IOV_FUNC_IDENTIFIER
                 | nbio::RCC_STRAP0_RCC_DEV0_EPF0_STRAP0
                 | nbio::BIF_BX_PF0_GPU_HDP_FLUSH_DONE
+                | nbio::BIF_BX_PF0_PARTITION_MEM_STATUS
         )
     }
 
@@ -65,6 +68,9 @@ impl Block for Nbio {
             nbio::RCC_DEV0_EPF0_RCC_IOV_FUNC_IDENTIFIER => 0,
             nbio::RCC_STRAP0_RCC_DEV0_EPF0_STRAP0 => {
                 nbio::RCC_STRAP0_RCC_DEV0_EPF0_STRAP0__STRAP_ATI_REV_ID_DEV0_F0.set(0, REVISION)
+            }
+            nbio::BIF_BX_PF0_PARTITION_MEM_STATUS => {
+                nbio::BIF_BX_PF0_PARTITION_MEM_STATUS__NPS_MODE.set(0, NPS1)
             }
             // There is no cache between the CPUs and the VRAM: every flush is done.
             nbio::BIF_BX_PF0_GPU_HDP_FLUSH_DONE => u32::MAX,

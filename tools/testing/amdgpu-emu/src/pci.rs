@@ -49,6 +49,14 @@ const PCI_EXP_LNKSTA: (usize, u16) = (0x12, 0x0105);
 /// All speeds up to 32 GT/s.
 const PCI_EXP_LNKCAP2: (usize, u32) = (0x2c, 0x3e);
 const PCI_EXP_LNKCTL2: (usize, u16) = (0x30, 0x05);
+/// Where the list of extended capabilities begins; the driver looks for one of its vendor's to see
+/// whether it can be reached at all (`amdgpu_device_resize_fb_bar()`).
+const VENDOR_SPECIFIC: usize = 0x100;
+const PCI_EXT_CAP_ID_VNDR: u32 = 0x0b;
+/// Version 1 of the capability, and no next one.
+const EXT_CAP_VERSION: u32 = 1 << 16;
+/// Number and revision 1, 16 bytes long.
+const VENDOR_SPECIFIC_HEADER: u32 = 0x0101_0001;
 /// 64-bit message addresses, one message.
 const PCI_MSI_FLAGS_64BIT: u16 = 0x80;
 /// What of the MSI capability is written: the enable bit, the address, the data.
@@ -89,6 +97,8 @@ impl Config {
         for at in EXPRESS_CONTROLS {
             config.allow(EXPRESS + at, &[0xff, 0xff]);
         }
+        config.put32(VENDOR_SPECIFIC, PCI_EXT_CAP_ID_VNDR | EXT_CAP_VERSION);
+        config.put32(VENDOR_SPECIFIC + 4, VENDOR_SPECIFIC_HEADER);
         config.put8(MSI, PCI_CAP_ID_MSI);
         config.put16(MSI + 2, PCI_MSI_FLAGS_64BIT);
         config.allow(MSI + 2, &MSI_WRITABLE);

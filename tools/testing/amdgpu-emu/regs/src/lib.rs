@@ -68,6 +68,16 @@ mod tests {
         assert_eq!(nbio::BIF_BX_PF0_MM_INDEX, 0);
     }
 
+    /// The driver must not take them for registers of an XCC.
+    #[test]
+    fn hub_registers_keep_their_upper_bits() {
+        for register in [mmhub::VM_INVALIDATE_ENG0_SEM, mmhub::VM_INVALIDATE_ENG17_ACK] {
+            let low = register & 0xffff;
+            assert!(!(0x2000..0x3400).contains(&low) && !(0xa000..0x10000).contains(&low));
+        }
+        assert_eq!(name(mmhub::VM_INVALIDATE_ENG17_REQ), Some("VM_INVALIDATE_ENG17_REQ"));
+    }
+
     #[test]
     fn descriptors_have_their_hardware_layout() {
         assert_eq!(mqd::compute::CP_HQD_VMID, 131);
