@@ -580,11 +580,8 @@ TEST_F(svm, map_ahead_tells_where_it_failed)
 		char *mem = map_small(len), *hole = mem + holes[i] * page;
 
 		/* No VMA, a VMA without access, and one that refuses the write. */
-		if (i % 3 == 0) {
-			ASSERT_EQ(0, munmap(hole, page));
-		} else {
-			ASSERT_EQ(0, mprotect(hole, page, i % 3 == 1 ? PROT_NONE : PROT_READ));
-		}
+		ASSERT_EQ(0, i % 3 == 0 ? munmap(hole, page) :
+			  mprotect(hole, page, i % 3 == 1 ? PROT_NONE : PROT_READ));
 		map.addr = (uintptr_t)mem;
 		map.flags = VSVM_MAP_WRITE;
 		map.failed = 0;

@@ -384,7 +384,6 @@ TEST_F(svm, ksm_merged)
 {
 	size_t page = page_size(), len = 8 * page, i;
 	char *mem = map_small(len);
-	uint64_t end;
 
 	for (i = 0; i < len; i += page)
 		pattern_fill(mem + i, page, SEED_A);
@@ -395,12 +394,8 @@ TEST_F(svm, ksm_merged)
 	change_setting("/sys/kernel/mm/ksm/pages_to_scan", "1000");
 	ASSERT_EQ(0, change_setting("/sys/kernel/mm/ksm/run", "1"));
 	/* Map while it merges. */
-	for (end = now_ms() + 10000; now_ms() < end && !(kpageflags(mem) & KPF_BIT_KSM);) {
-		GPU_OK(gpu_check_pattern(self->gpu, mem, page, SEED_A));
-		sleep_ms(20);
-	}
-	ASSERT_TRUE(kpageflags(mem) & KPF_BIT_KSM);
-	ASSERT_TRUE(kpageflags(mem + 3 * page) & KPF_BIT_KSM);
+	ASSERT_TRUE(wait_for(!gpu_check_pattern(self->gpu, mem, page, SEED_A) &&
+			     kpageflags(mem) & kpageflags(mem + 3 * page) & KPF_BIT_KSM, 20000));
 	for (i = 0; i < len; i += page)
 		GPU_OK(gpu_check_pattern(self->gpu, mem + i, page, SEED_A));
 	/* Writing to one of the merged pages must not write to all of them. */

@@ -594,6 +594,55 @@ TEST_F(svm, madv_dontneed)
 	generations(_metadata, self->gpu, map_small(len), len, replace_dontneed);
 }
 
+/*
+ * Memory that is emptied without a pause, faster than it can be populated and mapped. A fault that
+ * only tries again never wins; every one must.
+ */
+static void storm(struct racer *racer)
+{
+	unsigned int i;
+
+	for (i = 0; i < 100 && !race_over(racer); i++)
+		madvise(t.mem, t.len, MADV_DONTNEED);
+}
+
+static void write_in_storm(struct racer *racer)
+{
+	char *at = t.mem + race_random(racer) % (t.len / 8) * 8;
+	int ret = gpu_fill_on(t.gpu, racer->id, at, 8, racer->steps);
+
+	if (ret)
+		race_fail(racer, "%s", ret < 0 ? strerror(-ret) : gpu_reason(ret));
+}
+
+TEST_F(svm, madv_dontneed_without_a_pause)
+{
+	struct racer writer[2] = {
+		{ .name = "queue 0", .step = write_in_storm, .min_steps = 1, .id = 0 },
+		{ .name = "queue 1", .step = write_in_storm, .min_steps = 1, .id = 1 },
+	};
+	struct racer disturber = { .name = "storm", .step = storm, .min_steps = 1 };
+	size_t len = 2 * huge_size();
+	uint64_t before = STAT(retries);
+	struct race race;
+	const char *wrong;
+
+	counters_init(_metadata, self->gpu, map_small(len), len);
+	race_init(&race);
+	race_add(&race, &writer[0]);
+	race_add(&race, &writer[1]);
+	race_add(&race, &disturber);
+	wrong = race_run(&race);
+	ASSERT_EQ(NULL, wrong)
+		TH_LOG("%s", wrong);
+	TH_LOG("%llu writes, %llu lost races",
+	       (unsigned long long)(writer[0].steps + writer[1].steps),
+	       (unsigned long long)(STAT(retries) - before));
+	/* The memory is as good as any. */
+	GPU_OK(gpu_write_pattern(self->gpu, t.mem, len, 3));
+	ASSERT_EQ(-1, pattern_check(t.mem, len, 3));
+}
+
 TEST_F(svm, madv_dontneed_of_huge_pages)
 {
 	size_t len = huge_size();
