@@ -324,7 +324,7 @@ void kfd_fill(struct kfd *kfd, void *to, uint32_t value, size_t size)
 		uint32_t packet[] = {
 			SDMA_OP_CONST_FILL | SDMA_FILL_DWORDS,
 			(uint32_t)(uintptr_t)to, (uintptr_t)to >> 32,
-			value, part - 4,
+			value, part - 1,
 		};
 
 		submit(kfd, packet, 5);

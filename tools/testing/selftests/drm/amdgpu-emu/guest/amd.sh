@@ -22,3 +22,5 @@ probe() {
 echo "gpusvm-run: probe"
 probe
 echo "gpusvm-exit: probe $?"
+
+run kfd_svm 900 /tests/kfd_svm
