@@ -5,12 +5,16 @@
 use core::ops::Range;
 
 use kernel::{
+    dma::DmaAddress,
     page::PAGE_SIZE,
     prelude::*,
     sizes::*, //
 };
 
-use super::ValidPages;
+use super::{
+    DevMem,
+    ValidPages, //
+};
 
 /// A GPU address space that follows a process's address space.
 ///
@@ -36,6 +40,21 @@ pub trait Driver: Sized + Send + Sync + 'static {
     /// Size and alignment in bytes of the windows that are followed by one interval notifier and
     /// one lock each; a power of two, at least as large as the largest chunk and as a block.
     const NOTIFIER_SIZE: usize = SZ_512M;
+
+    /// The device's memory, if processes' memory may move there.
+    fn memory(&self) -> Option<&DevMem> {
+        None
+    }
+
+    /// The address by which the device reaches `span`, in bytes, of `memory`, which is another device's
+    /// of the same [group](super::Group); `None` if it cannot, and the pages go to system memory first.
+    ///
+    /// The address must stay good until `memory` is removed: a window into it that was mapped once, not
+    /// something that is made for each page. Same context as [`prepare`](Driver::prepare).
+    fn peer_address(&self, memory: &DevMem, span: Range<u64>) -> Option<DmaAddress> {
+        let _ = (memory, span);
+        None
+    }
 
     /// Makes sure that page tables for `span` exist, down to the smallest leaf.
     ///

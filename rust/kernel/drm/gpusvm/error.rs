@@ -55,6 +55,8 @@ pub enum FaultError {
     Inaccessible,
     /// The memory is on a device, and this mirror cannot map it (`EOPNOTSUPP`).
     Conflict,
+    /// The memory has to be in the device's own, and could not be brought there (`EACCES`).
+    Placement,
     /// The device's DMA mapping failed, also after backing off (`EIO`).
     Dma,
     /// Out of memory (`ENOMEM`).
@@ -97,6 +99,7 @@ impl From<FaultError> for Error {
             FaultError::Unmapped | FaultError::Inaccessible => EFAULT,
             FaultError::Access => EPERM,
             FaultError::Conflict => EOPNOTSUPP,
+            FaultError::Placement => EACCES,
             FaultError::Dma => EIO,
             FaultError::NoMemory => ENOMEM,
             FaultError::Driver(err) => err,

@@ -36,11 +36,13 @@ use kernel::{
 };
 
 use super::{
+    devmem::DevMem,
     pages::{
         self,
         covered_by,
         Segments, //
     },
+    placement::Placement,
     range::{
         FaultState,
         Range, //
@@ -55,6 +57,7 @@ use super::{
     },
     stats::add,
     trace,
+    valid::Place,
     vma::{
         for_each_mirrored,
         may_fault_held,
@@ -99,6 +102,9 @@ const MAX_DMA_FAILURES: u32 = 6;
 ///
 /// A VMA can be replaced while it is walked, which looks the same as memory that cannot be had.
 const MAX_WALK_FAULTS: u32 = 3;
+
+/// Attempts to have memory where it has to be.
+const MAX_MISPLACED: u32 = 3;
 
 /// Probes without a huge page after which a range is not probed any more, until a walk finds one.
 const MAX_PROBE_MISSES: u32 = 2;
@@ -149,7 +155,7 @@ pub(super) fn is_user_span(mm: &MmWithUser, span: &ops::Range<usize>) -> bool {
 }
 
 /// Why a step did not get through.
-enum Stop {
+pub(super) enum Stop {
     /// It lost a race: try again.
     Again,
     /// A walk lost races until it had no more time: try again.
@@ -164,6 +170,10 @@ enum Stop {
     WalkFault,
     /// The DMA mapping failed: back off, try again.
     Dma,
+    /// A page is not where it has to be.
+    Misplaced,
+    /// A page is in a device's memory that this device cannot reach: bring it to system memory.
+    Bring(DevMem),
     /// There is no way.
     Fail(FaultError),
 }
@@ -175,7 +185,7 @@ impl From<FaultError> for Stop {
 }
 
 /// What is left of a fault's patience.
-struct Budget {
+pub(super) struct Budget {
     start: Instant<Monotonic>,
     /// Time that was spent in walks.
     walking: Delta,
@@ -183,7 +193,7 @@ struct Budget {
     timeout: Option<Delta>,
     /// That of a walk, in jiffies. Without a deadline walks have one nevertheless, since a walk that
     /// fights invalidations does not notice that its task is being killed.
-    walk_timeout: Jiffies,
+    pub(super) walk_timeout: Jiffies,
     retries: u32,
     /// The number of lost races after which the address space is held still.
     hold_at: u32,
@@ -191,10 +201,14 @@ struct Budget {
     was_held: bool,
     dma_failures: u32,
     walk_faults: u32,
+    /// Times that memory was not where it has to be.
+    misplaced: u32,
+    /// The memory was moved to where it shall be, or could not be.
+    pub(super) placed: bool,
 }
 
 impl Budget {
-    fn new(options: &FaultOptions) -> Self {
+    pub(super) fn new(options: &FaultOptions) -> Self {
         let jiffies = options
             .timeout
             .unwrap_or_else(|| msecs_to_jiffies(DEFAULT_TIMEOUT_MS));
@@ -215,11 +229,13 @@ impl Budget {
             was_held: false,
             dma_failures: 0,
             walk_faults: 0,
+            misplaced: 0,
+            placed: false,
         }
     }
 
     /// Runs a walk, whose time does not count.
-    fn walk<R>(&mut self, walk: impl FnOnce() -> R) -> R {
+    pub(super) fn walk<R>(&mut self, walk: impl FnOnce() -> R) -> R {
         let start: Instant<Monotonic> = Instant::now();
         let result = walk();
 
@@ -272,7 +288,7 @@ impl Budget {
         self.start.elapsed() - self.walking
     }
 
-    fn retry(&mut self) -> Result<(), FaultError> {
+    pub(super) fn retry(&mut self) -> Result<(), FaultError> {
         self.retries = self.retries.saturating_add(1);
         if self.timeout.is_some_and(|timeout| self.fought() > timeout) {
             return Err(FaultError::Timeout);
@@ -292,6 +308,17 @@ impl Budget {
         }
         fsleep(Delta::from_millis(1 << self.dma_failures));
         self.dma_failures += 1;
+        Ok(())
+    }
+
+    fn misplaced(&mut self) -> Result<(), FaultError> {
+        self.misplaced += 1;
+        if self.misplaced >= MAX_MISPLACED {
+            return Err(FaultError::Placement);
+        }
+        self.placed = false;
+        // Others who want the same page go on in the meantime.
+        fsleep(Delta::from_millis(1 << self.misplaced));
         Ok(())
     }
 
@@ -318,21 +345,28 @@ enum Manner {
 }
 
 /// One block of one range, and what a fault wants of it.
-struct Target<'a, T: Driver> {
-    window: &'a Notifier<T>,
-    range: &'a Range<T>,
+pub(super) struct Target<'a, T: Driver> {
+    pub(super) window: &'a Notifier<T>,
+    pub(super) range: &'a Range<T>,
     /// The block, cut by the range.
-    block: ops::Range<usize>,
+    pub(super) block: ops::Range<usize>,
     /// What must be mapped; inside `block`.
-    asked: ops::Range<usize>,
-    access: Access,
+    pub(super) asked: ops::Range<usize>,
+    pub(super) access: Access,
     /// What shall be faulted in as well, for which access.
-    around: Option<(ops::Range<usize>, Access)>,
+    pub(super) around: Option<(ops::Range<usize>, Access)>,
     /// How long a walk may fight invalidations, in jiffies.
-    timeout: Jiffies,
+    pub(super) timeout: Jiffies,
+    /// Nothing must be mapped; what is in the device's own memory is, and nothing else.
+    pub(super) resident: bool,
 }
 
 impl<T: Driver> Target<'_, T> {
+    /// Whether memory in this place is to be mapped.
+    fn takes(&self, place: Place) -> bool {
+        !self.resident || place == Place::Own
+    }
+
     /// Whether more is asked for than must be mapped.
     fn asks_more(&self) -> bool {
         self.around
@@ -511,6 +545,13 @@ impl<T: Driver> GpuSvm<T> {
                     self.tidy(want.start, err);
                     return Err(err);
                 }
+                Stop::Misplaced => budget.misplaced()?,
+                Stop::Bring(memory) => {
+                    let part = want.start..want.end.min(want.start.saturating_add(BLOCK_SIZE));
+
+                    self.bring(&memory, mm, part)?;
+                    budget.retry()?;
+                }
             }
         }
     }
@@ -570,6 +611,7 @@ impl<T: Driver> GpuSvm<T> {
             block,
             access,
             timeout: budget.walk_timeout,
+            resident: false,
         };
 
         if self.is_resolved(&target)? {
@@ -580,6 +622,7 @@ impl<T: Driver> GpuSvm<T> {
         } else {
             state.writes.stop();
         }
+        let placement = self.place(&target, mm, &mut state, budget)?;
         self.driver
             .prepare(target.block.clone())
             .map_err(driver_error)?;
@@ -604,9 +647,16 @@ impl<T: Driver> GpuSvm<T> {
         if held.is_none() {
             self.driver.walked(target.block.clone());
         }
+        let own = own_memory(&staged);
+        if placement == Placement::Strict && !is_own(&target, &staged) {
+            return Err(Stop::Misplaced);
+        }
         self.commit(&target, &state, seq, staged)?;
         drop(held);
         drop(state);
+        if let (Some(memory), Some(offset)) = (self.driver.memory(), own) {
+            memory.touch(offset);
+        }
         if range.is_unmapped() {
             // The collector may have come by in vain while the mutex was held.
             self.collector.queue();
@@ -642,7 +692,7 @@ impl<T: Driver> GpuSvm<T> {
     }
 
     /// Finds out what memory the process has in the block.
-    fn walk(
+    pub(super) fn walk(
         &self,
         target: &Target<'_, T>,
         mm: &MmWithUser,
@@ -657,9 +707,9 @@ impl<T: Driver> GpuSvm<T> {
         }
 
         let request = Request {
-            asked: Some((target.asked.clone(), target.access)),
+            asked: (!target.resident).then(|| (target.asked.clone(), target.access)),
             around: target.around.clone(),
-            owner: None,
+            owner: self.owner(),
         };
         done.walks = done.walks.saturating_add(1);
         let walked = hmm::walk(
@@ -672,7 +722,7 @@ impl<T: Driver> GpuSvm<T> {
         )
         .map_err(|err| self.classify(err, target, mm))?;
 
-        let staged = stage(target, mm, None, walked.seq(), walked.segments())?;
+        let staged = self.stage(target, mm, None, walked.seq(), walked.segments())?;
         if let [only] = staged.as_slice() {
             if only.len() == BLOCK_SIZE {
                 state.probe_misses = 0;
@@ -694,7 +744,7 @@ impl<T: Driver> GpuSvm<T> {
             asked: may_fault_held(held, &target.asked)
                 .then(|| (target.asked.clone(), target.access)),
             around: None,
-            owner: None,
+            owner: self.owner(),
         };
 
         done.walks = done.walks.saturating_add(1);
@@ -704,7 +754,7 @@ impl<T: Driver> GpuSvm<T> {
             // It is found again without holding anything.
             _ => Stop::NotHeld,
         })?;
-        let staged = stage(
+        let staged = self.stage(
             target,
             held.mm(),
             Some(held),
@@ -724,6 +774,7 @@ impl<T: Driver> GpuSvm<T> {
     /// Whether one entry of the CPU page table may map the whole block, and it is asked for anyway.
     fn may_be_huge(&self, target: &Target<'_, T>, state: &FaultState) -> bool {
         state.probe_misses < MAX_PROBE_MISSES
+            && !target.resident
             && target.block.end - target.block.start == BLOCK_SIZE
             && (contains(&target.asked, &target.block)
                 || target.around.as_ref().is_some_and(|(around, access)| {
@@ -746,7 +797,7 @@ impl<T: Driver> GpuSvm<T> {
             // OVERFLOW: The block is larger than a page.
             asked: Some((first..first + PAGE_SIZE, target.access)),
             around: None,
-            owner: None,
+            owner: self.owner(),
         };
 
         done.walks = done.walks.saturating_add(1);
@@ -755,7 +806,7 @@ impl<T: Driver> GpuSvm<T> {
             hmm::probe(target.window, mm, first, &request, scratch, target.timeout)
         {
             if contains(&seg.va, &target.block) {
-                let staged = stage(target, mm, None, seq, core::iter::once(seg))?;
+                let staged = self.stage(target, mm, None, seq, core::iter::once(seg))?;
 
                 state.probe_misses = 0;
                 return Ok(Some((seq, staged)));
@@ -793,8 +844,99 @@ impl<T: Driver> GpuSvm<T> {
         }
     }
 
+    /// Makes the block out of `walked`, the segments of a walk with the sequence number `seq`. May
+    /// sleep.
+    ///
+    /// Only what is in VMAs that a device may see gets in.
+    fn stage(
+        &self,
+        target: &Target<'_, T>,
+        mm: &MmWithUser,
+        held: Option<&Held<'_>>,
+        seq: Seq,
+        walked: impl Iterator<Item = hmm::Segment>,
+    ) -> Result<Segments, Stop> {
+        let start = block_start(target.block.start);
+        let mut walked = walked.peekable();
+        let mut staged = Segments::new();
+
+        for_each_mirrored(mm, held, &target.block, |part| {
+            // Both VMAs and segments are in order; a segment may reach into the next VMA.
+            while let Some(seg) = walked.peek().filter(|seg| seg.va.start < part.end).cloned() {
+                let more = seg.va.end > part.end;
+                let va = intersect(&seg.va, &part);
+
+                if !more {
+                    walked.next();
+                }
+                if !va.is_empty() {
+                    // OVERFLOW: `va` lies in the segment.
+                    let phys = seg.phys + (va.start - seg.va.start) as PhysAddr;
+
+                    self.stage_part(target, hmm::Segment { va, phys, ..seg }, &mut staged)?;
+                }
+                if more {
+                    break;
+                }
+            }
+            Ok::<(), Stop>(())
+        })?;
+
+        // Without this check, a fault could succeed without its page being mapped, over and over.
+        let reached = covered_by(staged.as_slice(), start, target.asked.start, target.access);
+        if reached < target.asked.end && !target.resident {
+            return Err(if target.window.read().retry(seq) {
+                Stop::Again
+            } else {
+                Stop::WalkFault
+            });
+        }
+        staged.shrink().map_err(|_| FaultError::NoMemory)?;
+        Ok(staged)
+    }
+
+    /// Adds a segment that is in one VMA.
+    fn stage_part(
+        &self,
+        target: &Target<'_, T>,
+        seg: hmm::Segment,
+        staged: &mut Segments,
+    ) -> Result<(), Stop> {
+        let start = block_start(target.block.start);
+        let mut rest = seg;
+
+        while !rest.va.is_empty() {
+            let must = overlap(&rest.va, &target.asked);
+            // OVERFLOW: The segment lies in the block, this and below.
+            let offset = rest.va.start - start;
+            let mut len = rest.va.end - rest.va.start;
+            let found = match rest.kind {
+                Kind::System => Some((Place::System, 0)),
+                Kind::DevicePrivate | Kind::DeviceCoherent => match self.locate(&rest, &mut len) {
+                    Ok(found) => Some(found),
+                    Err(Some(memory)) if must => return Err(Stop::Bring(memory)),
+                    Err(None) if must => return Err(FaultError::Conflict.into()),
+                    Err(_) => None,
+                },
+                _ if must => return Err(FaultError::Conflict.into()),
+                _ => None,
+            };
+
+            if let Some((place, dma)) = found.filter(|(place, _)| target.takes(*place)) {
+                staged
+                    .push(pages::Segment::new_in(
+                        offset, rest.phys, len, rest.write, place, dma,
+                    ))
+                    .map_err(|_| FaultError::NoMemory)?;
+            }
+            rest.va.start += len;
+            rest.phys += len as PhysAddr;
+        }
+        Ok(())
+    }
+
     /// Maps what was walked for the device, and has the driver write its page table.
-    fn commit(
+    pub(super) fn commit(
         &self,
         target: &Target<'_, T>,
         state: &FaultState,
@@ -847,7 +989,7 @@ impl<T: Driver> GpuSvm<T> {
 }
 
 /// What an error of the driver means.
-fn driver_error(err: Error) -> Stop {
+pub(super) fn driver_error(err: Error) -> Stop {
     match err {
         e if e == EAGAIN => Stop::NotYet,
         e if e == EINTR => FaultError::Killed.into(),
@@ -857,69 +999,24 @@ fn driver_error(err: Error) -> Stop {
     }
 }
 
-/// Makes the block out of `walked`, the segments of a walk with the sequence number `seq`. May sleep.
-///
-/// Only what is in VMAs that a device may see gets in.
-fn stage<T: Driver>(
-    target: &Target<'_, T>,
-    mm: &MmWithUser,
-    held: Option<&Held<'_>>,
-    seq: Seq,
-    walked: impl Iterator<Item = hmm::Segment>,
-) -> Result<Segments, Stop> {
+/// Whether all that must be mapped is in the device's own memory.
+fn is_own<T: Driver>(target: &Target<'_, T>, staged: &Segments) -> bool {
     let start = block_start(target.block.start);
-    let mut walked = walked.peekable();
-    let mut staged = Segments::new();
 
-    for_each_mirrored(mm, held, &target.block, |part| {
-        // Both VMAs and segments are in order; a segment may reach into the next VMA.
-        while let Some(seg) = walked.peek().filter(|seg| seg.va.start < part.end).cloned() {
-            if seg.va.end <= part.end {
-                walked.next();
-            }
-            let va = intersect(&seg.va, &part);
-            let more = seg.va.end > part.end;
+    staged.as_slice().iter().all(|seg| {
+        // OVERFLOW: Offsets stay inside the block, which is a valid span of addresses.
+        seg.place() == Place::Own
+            || !overlap(&(start + seg.offset()..start + seg.end()), &target.asked)
+    })
+}
 
-            let is_system = matches!(seg.kind, Kind::System);
-
-            if !is_system && !va.is_empty() && overlap(&va, &target.asked) {
-                return Err(FaultError::Conflict);
-            }
-            if !is_system || va.is_empty() {
-                if more {
-                    break;
-                }
-                continue;
-            }
-            // OVERFLOW: `va` lies in the segment and in the block.
-            let phys = seg.phys + (va.start - seg.va.start) as PhysAddr;
-
-            staged
-                .push(pages::Segment::new(
-                    va.start - start,
-                    phys,
-                    va.end - va.start,
-                    seg.write,
-                ))
-                .map_err(|_| FaultError::NoMemory)?;
-            if more {
-                break;
-            }
-        }
-        Ok(())
-    })?;
-
-    // Without this check, a fault could succeed without its page being mapped, over and over.
-    let reached = covered_by(staged.as_slice(), start, target.asked.start, target.access);
-    if reached < target.asked.end {
-        return Err(if target.window.read().retry(seq) {
-            Stop::Again
-        } else {
-            Stop::WalkFault
-        });
-    }
-    staged.shrink().map_err(|_| FaultError::NoMemory)?;
-    Ok(staged)
+/// Where in the device's own memory the first segment there is.
+fn own_memory(staged: &Segments) -> Option<u64> {
+    staged
+        .as_slice()
+        .iter()
+        .find(|seg| seg.place() == Place::Own)
+        .map(|seg| seg.dma())
 }
 
 /// Whether the OOM reaper takes the memory of `mm` away: what it has is not what the process had.
@@ -935,7 +1032,7 @@ fn half(span: &ops::Range<usize>) -> usize {
 }
 
 /// Whether the current task is being killed.
-fn is_being_killed() -> bool {
+pub(super) fn is_being_killed() -> bool {
     // SAFETY: `current` is valid for the duration of the call.
     unsafe { bindings::fatal_signal_pending(kernel::task::Task::current_raw()) != 0 }
 }

@@ -135,14 +135,24 @@ mod collect;
 mod debugfs;
 #[allow(unsafe_code)]
 mod device;
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+#[allow(unsafe_code)]
+mod devmem;
+#[cfg(not(CONFIG_DEVICE_PRIVATE))]
+#[path = "devmem_none.rs"]
+mod devmem;
 mod driver;
 mod error;
 #[allow(unsafe_code)]
 mod fault;
 #[allow(unsafe_code)]
 mod lookup;
+mod mirror;
 #[allow(unsafe_code)]
 mod pages;
+// As `scratch`.
+#[allow(unsafe_code)]
+mod placement;
 #[allow(unsafe_code)]
 mod range;
 // Its lock has a class, which the macro makes.
@@ -200,6 +210,7 @@ use self::{
         Attachment,
         MirrorDevice, //
     },
+    placement::Placements,
     scratch::Scratch,
     stats::Counters,
     trace::Id,
@@ -209,7 +220,25 @@ use self::{
     },
 };
 
+#[cfg(CONFIG_DEVICE_PRIVATE)]
+pub use self::devmem::{
+    CopyEngine,
+    CopyOp,
+    CopyPlan,
+    Fence,
+    Group,
+    MemoryConfig,
+    MemoryKind,
+    MemoryStats,
+    Signal,
+    DEFAULT_CPU_WINDOW, //
+};
 pub use self::{
+    devmem::{
+        DevMem,
+        MigrateOptions,
+        Migrated, //
+    },
     driver::Driver,
     error::{
         FaultError,
@@ -220,9 +249,12 @@ pub use self::{
         FaultDone,
         FaultOptions, //
     },
+    mirror::Destination,
+    placement::Placement,
     span::BLOCK_SIZE,
     stats::Stats,
     valid::{
+        Place,
         Segment,
         ValidPages, //
     },
@@ -259,6 +291,8 @@ pub struct GpuSvm<T: Driver> {
     scratch: Scratch,
     #[pin]
     collector: Collector<T>,
+    #[pin]
+    placements: Placements,
     #[pin]
     attachment: Mutex<Option<Devres<Attachment<T>>>>,
     /// `None` if there was no memory for it.
@@ -312,6 +346,7 @@ impl<T: Driver> GpuSvm<T> {
                 collector <- unsafe {
                     Collector::new(c"gpusvm::Collector", static_lock_class!())
                 },
+                placements <- Placements::new(),
                 attachment <- new_mutex!(None, "gpusvm::GpuSvm::attachment"),
                 directory <- new_mutex!(None, "gpusvm::GpuSvm::directory"),
                 driver <- driver,

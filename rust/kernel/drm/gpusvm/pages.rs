@@ -70,7 +70,10 @@ use super::{
         intersect,
         BLOCK_SIZE, //
     },
-    valid::ValidPages,
+    valid::{
+        Place,
+        ValidPages, //
+    },
 };
 
 /// Nothing of the block is mapped.
@@ -83,29 +86,58 @@ const STOPPING: u32 = 2;
 /// not finish that. For nobody but the one who fills it.
 const FILLED: u32 = 3;
 
+/// In [`Segment::len_flags`]: the device may write.
+const WRITE: u32 = 1;
+/// It is in the device's own memory.
+const OWN: u32 = 2;
+/// It is in the memory of another device.
+const PEER: u32 = 4;
+const FLAGS: u32 = WRITE | OWN | PEER;
+
 /// A run of pages of a block.
 #[derive(Copy, Clone)]
 pub(super) struct Segment {
     /// Physical address of the first byte.
     phys: PhysAddr,
-    /// What the device uses to reach it; meaningful once mapped.
+    /// What the device uses to reach it; for system memory meaningful once mapped.
     dma: DmaAddress,
     /// Offset in bytes from the start of the block.
     offset: u32,
-    /// Length in bytes, a multiple of the page size; bit 0 is set if the device may write.
-    len_write: u32,
+    /// Length in bytes, a multiple of the page size, and flags in the bits below.
+    len_flags: u32,
 }
 
 impl Segment {
-    /// A run that starts `offset` bytes into its block; `len` is at most [`BLOCK_SIZE`].
+    /// A run of system memory that starts `offset` bytes into its block; `len` is at most
+    /// [`BLOCK_SIZE`].
     pub(super) fn new(offset: usize, phys: PhysAddr, len: usize, write: bool) -> Self {
         Self {
             phys,
             dma: 0,
             // CAST: Both are at most `BLOCK_SIZE`.
             offset: offset as u32,
-            len_write: len as u32 | u32::from(write),
+            len_flags: len as u32 | if write { WRITE } else { 0 },
         }
+    }
+
+    /// As [`new`](Self::new), but in `place`, where the device reaches it at `dma`.
+    pub(super) fn new_in(
+        offset: usize,
+        phys: PhysAddr,
+        len: usize,
+        write: bool,
+        place: Place,
+        dma: DmaAddress,
+    ) -> Self {
+        let mut seg = Self::new(offset, phys, len, write);
+
+        seg.dma = dma;
+        seg.len_flags |= match place {
+            Place::System => 0,
+            Place::Own => OWN,
+            Place::Peer => PEER,
+        };
+        seg
     }
 
     pub(super) fn offset(&self) -> usize {
@@ -113,7 +145,7 @@ impl Segment {
     }
 
     pub(super) fn len(&self) -> usize {
-        (self.len_write & !1) as usize
+        (self.len_flags & !FLAGS) as usize
     }
 
     /// Offset of the first byte after it.
@@ -123,11 +155,27 @@ impl Segment {
     }
 
     pub(super) fn write(&self) -> bool {
-        self.len_write & 1 != 0
+        self.len_flags & WRITE != 0
     }
 
     pub(super) fn dma(&self) -> DmaAddress {
         self.dma
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> Place {
+        if self.len_flags & OWN != 0 {
+            Place::Own
+        } else if self.len_flags & PEER != 0 {
+            Place::Peer
+        } else {
+            Place::System
+        }
+    }
+
+    /// Whether it is mapped by the DMA API.
+    fn is_system(&self) -> bool {
+        self.len_flags & (OWN | PEER) == 0
     }
 
     fn permits(&self, access: Access) -> bool {
@@ -202,6 +250,18 @@ impl Segments {
             Self::Few(few) => few.as_mut_slice(),
             Self::Many(many) => many,
         }
+    }
+
+    /// How many bytes of `span` they cover; `start` is the start of their block.
+    pub(super) fn bytes_in(&self, start: usize, span: &Range<usize>) -> usize {
+        let bytes = |seg: &Segment| {
+            // OVERFLOW: Offsets stay inside the block, which is a valid span of addresses.
+            let part = intersect(&(start + seg.offset()..start + seg.end()), span);
+
+            part.end - part.start
+        };
+
+        self.as_slice().iter().map(bytes).sum()
     }
 
     /// Their length in bytes.
@@ -552,6 +612,9 @@ impl<'g> Filling<'g> {
     }
 
     fn map(&mut self, start: usize, staged: &mut [Segment]) -> Result {
+        if !staged.iter().any(Segment::is_system) {
+            return Ok(());
+        }
         let pages = self.pages;
         // SAFETY: The device is bound, by the requirement of `Pages::filling`.
         let dev = unsafe { pages.dev.bound() };
@@ -592,6 +655,10 @@ impl<'g> Filling<'g> {
         let mut result = Ok(());
 
         for seg in staged.iter_mut() {
+            if !seg.is_system() {
+                linked += 1;
+                continue;
+            }
             // SAFETY: The core mm frees or replaces these pages only after the invalidation that
             // takes them out of this block: their sequence number is current and the notifier lock
             // is held, and the invalidation unlinks them.
@@ -603,7 +670,10 @@ impl<'g> Filling<'g> {
             seg.dma = space.addr().wrapping_add(place(seg) as DmaAddress);
             linked += 1;
         }
-        if let (Ok(()), Some(first), Some(last)) = (&result, staged.first(), staged.last()) {
+        let mut system = staged.iter().filter(|seg| seg.is_system());
+        let first = system.next();
+
+        if let (Ok(()), Some(first), Some(last)) = (&result, first, system.next_back().or(first)) {
             // OVERFLOW: Segments are in order, so the last one ends after the first one begins.
             result = space.sync(place(first), last.end() - first.offset());
         }
@@ -618,11 +688,15 @@ impl<'g> Filling<'g> {
         let mut rest = segments;
 
         while let Some(first) = rest.first() {
+            if !first.is_system() {
+                rest = rest.get(1..).unwrap_or_default();
+                continue;
+            }
             let mut end = first.offset();
             let n = rest
                 .iter()
                 .take_while(|seg| {
-                    let adjacent = seg.offset() == end;
+                    let adjacent = seg.is_system() && seg.offset() == end;
                     end = seg.end();
                     adjacent
                 })
@@ -651,6 +725,10 @@ impl<'g> Filling<'g> {
         let mut result = Ok(());
 
         for seg in staged.iter_mut() {
+            if !seg.is_system() {
+                mapped += 1;
+                continue;
+            }
             // SAFETY: As for `link`.
             match unsafe { map::map_phys(dev, seg.phys, seg.len(), seg.direction(), ATTRS()) } {
                 Ok(dma) => seg.dma = dma,
@@ -671,7 +749,7 @@ impl<'g> Filling<'g> {
         if !map::need_unmap(dev) {
             return;
         }
-        for seg in segments {
+        for seg in segments.iter().filter(|seg| seg.is_system()) {
             // SAFETY: It was mapped with these values, and the caller forgets it.
             unsafe { map::unmap_phys(dev, seg.dma, seg.len(), seg.direction(), ATTRS()) };
         }
@@ -724,6 +802,42 @@ impl Exclusive<'_> {
             }
         }
         (hit, stopping)
+    }
+
+    /// As [`stop`](Self::stop), but blocks of which all is in device memory stay mapped, unless they lie
+    /// between others: what the driver has to stop is one span.
+    pub(super) fn stop_system(&mut self, span: &Range<usize>) -> (Option<Range<usize>>, bool) {
+        let mut part: Option<Range<usize>> = None;
+        let mut stopping = false;
+
+        for (start, block) in self.pages.blocks_in(span) {
+            // SAFETY: There is no other view, by the requirement of `Pages::exclusive`.
+            let segments = unsafe { &*block.segments.get() };
+            let stays = match block.state.load(Acquire) {
+                MAPPED => !segments.as_slice().iter().any(Segment::is_system),
+                state => {
+                    stopping |= state == STOPPING;
+                    state != FILLED
+                }
+            };
+
+            if !stays {
+                let this = self.pages.block_span(start.max(self.pages.span.start));
+
+                part = Some(match part {
+                    Some(part) => part.start..this.end,
+                    None => this,
+                });
+            }
+        }
+        match part {
+            Some(part) => {
+                let (hit, busy) = self.stop(&part);
+
+                (hit, stopping | busy)
+            }
+            None => (None, stopping),
+        }
     }
 
     /// Unmaps the stopping blocks of `span` from the device, but not more than `limit`.

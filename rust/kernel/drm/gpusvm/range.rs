@@ -30,6 +30,7 @@ use kernel::{
 use super::{
     ahead::WriteRun,
     device::MirrorDevice,
+    mirror::Bounces,
     pages::{
         Exclusive,
         Filling,
@@ -48,6 +49,8 @@ pub(super) struct FaultState {
     pub(super) probe_misses: u32,
     /// The device's last writes to pages of a file.
     pub(super) writes: WriteRun,
+    /// Bounds how often faults move the memory to the device.
+    pub(super) bounces: Bounces,
 }
 
 /// The mutex of a range, held.
@@ -97,6 +100,7 @@ impl<T: Driver> Range<T> {
                         removed: false,
                         probe_misses: 0,
                         writes: WriteRun::NONE,
+                        bounces: Bounces::new(),
                     },
                     "gpusvm::Range::fault"
                 ),

@@ -83,7 +83,7 @@ impl<T: Driver> GpuSvm<T> {
         let request = Request {
             asked: None,
             around: None,
-            owner: None,
+            owner: self.owner(),
         };
         let timeout = msecs_to_jiffies(bindings::HMM_RANGE_DEFAULT_TIMEOUT);
         let mut from = span.start;

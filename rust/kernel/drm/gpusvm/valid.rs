@@ -11,6 +11,17 @@ use super::{
     span::intersect, //
 };
 
+/// Where memory is.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the memory of the system, or in what can be accessed like that.
+    System,
+    /// In the device's own memory.
+    Own,
+    /// In the memory of another device, which this one can reach.
+    Peer,
+}
+
 /// A run of memory that the device may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -18,7 +29,12 @@ pub struct Segment {
     /// [`BLOCK_SIZE`](super::BLOCK_SIZE) block.
     pub va: Range<usize>,
     /// The address by which the device reaches `va.start`; the run is contiguous for the device.
+    ///
+    /// A DMA address in system memory; an offset in bytes in the device's own memory; in the memory of
+    /// another device, what [`Driver::peer_address`](super::Driver::peer_address) gave.
     pub dma: DmaAddress,
+    /// Where it is.
+    pub place: Place,
     /// Whether the device may write.
     pub write: bool,
 }
@@ -60,6 +76,7 @@ impl<'g> ValidPages<'g> {
                 (!va.is_empty()).then(|| Segment {
                     // OVERFLOW: `va` starts inside `whole`.
                     dma: seg.dma() + (va.start - whole.start) as DmaAddress,
+                    place: seg.place(),
                     write: seg.write(),
                     va,
                 })

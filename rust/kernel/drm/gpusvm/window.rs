@@ -260,11 +260,13 @@ impl<T: Driver> Window<T> {
 /// run of adjacent blocks: of each block all that was mapped, also before the beginning of `span` and
 /// behind its end (H-6).
 ///
-/// Returns whether there is anything to wait for.
+/// Blocks of which all is in device memory stay mapped with `spare_device`. Returns whether there is
+/// anything to wait for.
 pub(super) fn stop_span<T: Driver>(
     svm: &GpuSvm<T>,
     lock: &WriteGuard<'_, Window<T>>,
     span: &ops::Range<usize>,
+    spare_device: bool,
 ) -> bool {
     let mut pending: Option<ops::Range<usize>> = None;
     let mut stopping = false;
@@ -274,7 +276,11 @@ pub(super) fn stop_span<T: Driver>(
         let Some(mut pages) = (unsafe { range.exclusive(lock) }) else {
             continue;
         };
-        let (hit, busy) = pages.stop(span);
+        let (hit, busy) = if spare_device {
+            pages.stop_system(span)
+        } else {
+            pages.stop(span)
+        };
 
         stopping |= busy;
         let Some(hit) = hit else { continue };
@@ -351,7 +357,7 @@ pub(super) fn unmap_span<T: Driver>(
     window: &Notifier<T>,
     span: &ops::Range<usize>,
 ) {
-    let stopping = stop_span(svm, &window.write(), span);
+    let stopping = stop_span(svm, &window.write(), span, false);
 
     if stopping {
         svm.driver().wait();
@@ -398,10 +404,17 @@ impl<T: Driver> Invalidate for Window<T> {
                 Err(locked) => locked,
             };
         }
+        // What is in our device's memory, or in that of a device in its group, is not moved by a pass
+        // that takes system memory only. Nothing else is spared, whoever sent the event: the pages that
+        // move are copied after it (PM-1).
+        let spare_device = svm
+            .driver()
+            .memory()
+            .is_some_and(|memory| locked.is_owner(memory.group().token_ptr().as_ptr()));
         let (mut state, invalidated) = locked.advance();
 
         add(&svm.counters.invalidations, 1);
-        let stopping = stop_span(svm, &state, &span);
+        let stopping = stop_span(svm, &state, &span, spare_device);
         if event == Event::Unmap {
             mark_unmapped(&mut state, &span);
             if state.unmapped.is_some() {
