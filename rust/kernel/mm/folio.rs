@@ -45,8 +45,9 @@ use crate::{
 ///
 /// # Safety
 ///
-/// `phys` and `len` must describe pages of system memory that are mapped in an address space and stay
-/// so during the call, which keeps the folios from being freed and from losing their mapping.
+/// `phys` and `len` must describe pages, of the system or of a device, that are mapped in an address
+/// space and stay so during the call, which keeps the folios from being freed and from losing their
+/// mapping.
 ///
 /// [`drivers/infiniband/core/umem_odp.c`]: srctree/drivers/infiniband/core/umem_odp.c
 pub unsafe fn mark_dirty(phys: PhysAddr, len: usize) {
@@ -56,8 +57,8 @@ pub unsafe fn mark_dirty(phys: PhysAddr, len: usize) {
     let end = pfn + (len >> PAGE_SHIFT);
 
     while pfn < end {
-        // SAFETY: By the requirement, `pfn` is system memory, so it has a `struct page`, and this
-        // page belongs to a folio that stays.
+        // SAFETY: By the requirement, `pfn` has a `struct page`, and this page belongs to a folio that
+        // stays.
         let left = unsafe {
             let page = bindings::pfn_to_page(pfn);
             let folio = bindings::page_folio(page);

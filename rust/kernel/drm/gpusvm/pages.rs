@@ -844,7 +844,8 @@ impl Exclusive<'_> {
     ///
     /// The driver must have waited for the flush since they were marked. Pages that the device may
     /// have written are marked dirty first: a page table entry can be writable and clean, and reclaim
-    /// drops a clean page after this invalidation returns, without writing it out (PM-2).
+    /// drops a clean page after this invalidation returns, without writing it out (PM-2). A page in device
+    /// memory keeps the mark when it comes back.
     pub(super) fn unmap(&mut self, span: &Range<usize>, limit: u64) -> Unmapped {
         let mut done = Unmapped::default();
         // SAFETY: There is no other view, by the requirement of `Pages::exclusive`.
