@@ -319,14 +319,7 @@ impl Gpu {
     }
 }
 
-/// Who invalidates nothing: for tests of other parts.
-pub struct NoTranslations;
-
-impl Invalidator for NoTranslations {
-    fn invalidate(&self, _gpu: &Gpu, _hub: Hub, _request: &Invalidate) {}
-}
-
-/// Is called by [`Gpu::new`]'s caller with what caches translations.
+/// Who caches translations, shared by the GPU and its engines.
 pub type SharedInvalidator = Arc<dyn Invalidator>;
 
 #[cfg(test)]
