@@ -451,13 +451,15 @@ impl Mmu {
     ) where
         H: Host + ?Sized,
     {
-        // The writer's time is exact; of a write by the CPU only the first use after it is known.
+        // If an engine wrote the entry after it was cached, that time is exact. Of a write by the
+        // CPU, or to a directory above, only the first use after it is known.
         let written = match cached.leaf.at {
             (Space::Vram, at) => lock(&self.writers).last(at).map(|(_, time)| time),
             (Space::System, _) => None,
         };
         let noticed = *cached.stale_since.get_or_insert_with(Instant::now);
-        let since = written.map_or(noticed, |time| time.min(noticed));
+        let since =
+            written.filter(|time| *time > cached.filled).map_or(noticed, |t| t.min(noticed));
         let age = since.elapsed();
         if cached.reported || age < *lock(&self.grace) {
             return;

@@ -238,3 +238,21 @@ fn dump_is_canonical() {
     let physical = dump::dump(&fake, &tables, dump::Options { physical: true });
     assert!(physical.contains("vram at 0x5000 fragment 0 r w"), "{physical}");
 }
+
+#[test]
+fn what_was_written_before_a_translation_was_cached_does_not_count() {
+    let (fake, mmu) = (Fake::new(), Mmu::new());
+    let entry = (0x1000 | V | R).to_le_bytes();
+    mmu.write(&fake, &by(0), FB + TABLE + 8, &entry).unwrap();
+    std::thread::sleep(Duration::from_millis(40));
+    mmu.set_grace(Duration::from_millis(30));
+    let mut bytes = [0; 4];
+    mmu.read(&fake, &by(3), 0x1000, &mut bytes).unwrap();
+    // The CPU takes the mapping away: from now on the driver has its time.
+    fake.map(1, 0);
+    mmu.read(&fake, &by(3), 0x1000, &mut bytes).unwrap();
+    assert!(fake.stale.lock().unwrap().is_empty());
+    std::thread::sleep(Duration::from_millis(40));
+    mmu.read(&fake, &by(3), 0x1000, &mut bytes).unwrap();
+    assert_eq!(fake.stale.lock().unwrap().len(), 1);
+}

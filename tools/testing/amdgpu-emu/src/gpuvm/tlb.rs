@@ -18,6 +18,8 @@ pub const VMIDS: usize = 16;
 pub struct Cached {
     /// What the walk found when it was filled.
     pub leaf: Leaf,
+    /// When it was filled.
+    pub filled: Instant,
     /// When a use first found that the tables say something else by now.
     pub stale_since: Option<Instant>,
     /// A stale use of it has been reported.
@@ -51,7 +53,8 @@ impl Tlb {
     pub fn fill(&mut self, vmid: u8, va: u64, leaf: Leaf) {
         if let Some(of) = self.vmids.get_mut(usize::from(vmid)) {
             of.shifts.insert(leaf.shift);
-            let cached = Cached { leaf, stale_since: None, reported: false };
+            let filled = Instant::now();
+            let cached = Cached { leaf, filled, stale_since: None, reported: false };
             of.entries.insert(key(va, leaf.shift), cached);
         }
     }
