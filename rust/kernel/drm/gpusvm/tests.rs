@@ -177,33 +177,37 @@ mod span_tests {
     #[test]
     fn chunk_is_the_largest_that_fits() {
         // Covers B-23 and H-12.
-        let sizes = &[SZ_2M, SZ_64K, SZ_4K];
+        const SMALL: usize = PAGE_SIZE;
+        const MEDIUM: usize = 16 * PAGE_SIZE;
+        const LARGE: usize = 512 * PAGE_SIZE;
+
+        let sizes = &[LARGE, MEDIUM, SMALL];
         let all = |_: &core::ops::Range<usize>| true;
-        let vma = SZ_2M + SZ_4K..SZ_8M;
+        let vma = LARGE + SMALL..4 * LARGE;
 
         // The window around the address begins before the VMA.
         assert_eq!(
-            span::choose_chunk(SZ_2M + SZ_8K, sizes, &vma, all),
-            Some(SZ_2M + SZ_8K..SZ_2M + SZ_8K + SZ_4K)
+            span::choose_chunk(LARGE + 2 * SMALL, sizes, &vma, all),
+            Some(LARGE + 2 * SMALL..LARGE + 3 * SMALL)
         );
         assert_eq!(
-            span::choose_chunk(SZ_2M + SZ_64K, sizes, &vma, all),
-            Some(SZ_2M + SZ_64K..SZ_2M + 2 * SZ_64K)
+            span::choose_chunk(LARGE + MEDIUM, sizes, &vma, all),
+            Some(LARGE + MEDIUM..LARGE + 2 * MEDIUM)
         );
         assert_eq!(
-            span::choose_chunk(SZ_4M + 12345, sizes, &vma, all),
-            Some(SZ_4M..SZ_4M + SZ_2M)
+            span::choose_chunk(2 * LARGE + 12345, sizes, &vma, all),
+            Some(2 * LARGE..3 * LARGE)
         );
         // One step to either side of the boundary.
         assert_eq!(
-            span::choose_chunk(SZ_8M - SZ_2M, sizes, &vma, all),
-            Some(SZ_8M - SZ_2M..SZ_8M)
+            span::choose_chunk(3 * LARGE, sizes, &vma, all),
+            Some(3 * LARGE..4 * LARGE)
         );
-        assert_eq!(span::choose_chunk(SZ_8M, sizes, &vma, all), None);
+        assert_eq!(span::choose_chunk(4 * LARGE, sizes, &vma, all), None);
         // A neighbour is in the way of the large ones.
         assert_eq!(
-            span::choose_chunk(SZ_4M, sizes, &vma, |c| c.end - c.start < SZ_64K),
-            Some(SZ_4M..SZ_4M + SZ_4K)
+            span::choose_chunk(2 * LARGE, sizes, &vma, |c| c.end - c.start < MEDIUM),
+            Some(2 * LARGE..2 * LARGE + SMALL)
         );
     }
 

@@ -22,6 +22,7 @@ X86_64 = ["qemu-system-x86_64", *COMMON, "-machine", "q35", "-bios", "qboot.rom"
 # memory.
 DEVICES = {"iommu": ["-device", "intel-iommu,aw-bits=48,intremap=off"],
            "edu": ["-device", "edu,dma_mask=0xffffffffffffffff"] * 2}
+ARM64_DEVICES = {**DEVICES, "iommu": ["-machine", "iommu=smmuv3"]}
 ARM64 = ["qemu-system-aarch64", *COMMON, "-machine", "virt", "-accel", "tcg,thread=multi",
          "-cpu", "max,pauth-impdef=on"]
 # The second serial line is only for what tests print, so that no kernel message can break a line
@@ -116,17 +117,20 @@ def sweep():
             pass
 
 
+def own(boot, devices):
+    """The boot's devices, before all others: QEMU has an IOMMU serve what comes after it."""
+    return [word for name in boot.devices for word in devices[name]]
+
+
 def command(run, serial, extra=()):
     boot = run.boot
     append = [*APPEND, *boot.append, *extra]
     if run.kernel.arch == "arm64":
         # Built-in KUnit suites only: without a first program, and off when they are done.
-        machine = ARM64
+        machine = [*ARM64, *own(boot, ARM64_DEVICES)]
         append += ["console=ttyAMA0", "kunit_shutdown=poweroff"]
     else:
-        machine = [*X86_64, "-initrd", run.path("initramfs")]
-        for name in boot.devices:
-            machine += DEVICES[name]
+        machine = [*X86_64, "-initrd", run.path("initramfs"), *own(boot, DEVICES)]
         for name in ("disk", "files"):
             file = f"file={run.path(name)},format=raw,cache=unsafe"
             machine += ["-drive", f"if=none,id={name},{file}",
