@@ -62,22 +62,22 @@ class Interrupted(unittest.TestCase):
             raise ui.Abandoned()
         self.assertTrue(os.path.exists(self.mark))
 
-    def run_interrupted(self, script):
+    def run_interrupted(self, script, patience):
         def show(*_):
             raise KeyboardInterrupt
-        with mock.patch.object(ui.Beat, "show", show), mock.patch.object(ui, "PATIENCE", 1):
+        with mock.patch.object(ui.Beat, "show", show), mock.patch.object(ui, "PATIENCE", patience):
             ui.run(["sh", "-c", script], f"{self.build}/log")
 
     def test_command_may_clean_up(self):
         with self.assertRaises(KeyboardInterrupt) as raised:
             self.run_interrupted(f"trap 'echo clean >{self.build}/said; exit 1' TERM; echo line;"
-                                 "while :; do sleep 0.05; done")
+                                 "while :; do sleep 0.05; done", 30)
         self.assertNotIsInstance(raised.exception, ui.Abandoned)
         self.assertIn("said", self.names())
 
     def test_command_that_ignores_it(self):
         with self.assertRaises(ui.Abandoned):
-            self.run_interrupted("trap '' TERM; echo line; sleep 3")
+            self.run_interrupted("trap '' TERM; echo line; sleep 3", 0.5)
         self.assertEqual(threading.active_count(), 1)
 
 
