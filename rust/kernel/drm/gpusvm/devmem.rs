@@ -26,18 +26,24 @@
 //!
 //! The C counterpart is [`drivers/gpu/drm/drm_pagemap.c`](srctree/drivers/gpu/drm/drm_pagemap.c).
 
+// What is marked has locks, whose classes the macros make, or calls C.
+#[allow(unsafe_code)]
 mod alloc;
 mod cpu;
 mod evict;
+#[allow(unsafe_code)]
 mod group;
 mod migrate;
 mod options;
+#[allow(unsafe_code)]
 mod pass;
 mod plan;
 mod stats;
+#[allow(unsafe_code)]
 mod store;
 
 #[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+#[allow(unsafe_code)]
 mod tests;
 
 use core::ops::Range;

@@ -136,7 +136,6 @@ mod debugfs;
 #[allow(unsafe_code)]
 mod device;
 #[cfg(CONFIG_DEVICE_PRIVATE)]
-#[allow(unsafe_code)]
 mod devmem;
 #[cfg(not(CONFIG_DEVICE_PRIVATE))]
 #[path = "devmem_none.rs"]
