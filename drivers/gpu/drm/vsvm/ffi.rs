@@ -264,7 +264,7 @@ pub(crate) fn add(dev: &Device<Bound>, addr: DmaAddress, value: u64, old: &mut [
 }
 
 /// Order of the CPU's huge pages of the lower size.
-pub(crate) const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
+pub(crate) const PMD_ORDER: u32 = bindings::PMD_SIZE.ilog2() - PAGE_SHIFT as u32;
 
 /// The node that a registration belongs to.
 pub(crate) fn node_of(misc: &MiscDeviceRegistration<Dmirror>) -> &Node {
