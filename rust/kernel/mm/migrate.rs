@@ -23,8 +23,6 @@
 //! # Examples
 //!
 //! ```
-//! # #![allow(unexpected_cfgs)]
-//! # #[cfg(CONFIG_DEVICE_PRIVATE)] {
 //! use core::ops::Range;
 //! use kernel::{
 //!     mm::{
@@ -51,7 +49,7 @@
 //!     };
 //!
 //!     let mmap = mm.mmap_read_lock();
-//!     let mut populated = migrate::collect(&mmap, span, &request, &mut buffer)?
+//!     let populated = migrate::collect(&mmap, span, &request, &mut buffer)?
 //!         .populate_system(SystemAlloc::default());
 //!
 //!     for copy in populated.copies() {
@@ -61,7 +59,6 @@
 //!
 //!     Ok(populated.commit().finish())
 //! }
-//! # }
 //! ```
 //!
 //! C header: [`include/linux/migrate.h`](srctree/include/linux/migrate.h)
@@ -94,11 +91,11 @@ pub use entry::{
 };
 pub use state::{
     Collected,
-    Copy,
     Move,
     Moved,
     Populated,
-    SystemAlloc, //
+    SystemAlloc,
+    Transfer, //
 };
 
 /// The size and alignment, in bytes, of what is migrated at a time: that of a large folio.

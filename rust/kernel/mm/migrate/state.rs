@@ -181,7 +181,7 @@ fn entries<'c>(window: &'c Window<'_>) -> impl Iterator<Item = Entry<'c>> {
 
 /// Something to be copied.
 #[derive(Copy, Clone)]
-pub struct Copy<'c> {
+pub struct Transfer<'c> {
     /// What is copied, with the size that it is copied with: `PAGE_SIZE << entry.order` bytes.
     pub entry: Entry<'c>,
     /// Where to, as [`Destination::phys`].
@@ -201,7 +201,7 @@ impl<'a> Populated<'a> {
     }
 
     /// Returns what must be copied, or filled with zeroes.
-    pub fn copies(&self) -> impl Iterator<Item = Copy<'_>> {
+    pub fn copies(&self) -> impl Iterator<Item = Transfer<'_>> {
         let window = &self.0;
 
         entries(window).flat_map(move |entry| {
@@ -212,7 +212,7 @@ impl<'a> Populated<'a> {
                 let entry = if large { entry } else { entry.page(page) };
                 let dst = window.dst(entry.index);
 
-                dst.has_page().then(|| Copy {
+                dst.has_page().then(|| Transfer {
                     entry,
                     dst: to_phys(dst.pfn()),
                 })

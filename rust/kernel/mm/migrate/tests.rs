@@ -11,6 +11,10 @@ mod suite {
         support::*, //
     };
     use crate::{
+        device::{
+            Bound,
+            Device, //
+        },
         io::PhysAddr,
         kunit::mm::*,
         mm::{
@@ -19,7 +23,10 @@ mod suite {
                 PageState, //
             },
             notifier::{
-                tests::support::Recorder,
+                tests::support::{
+                    in_thread,
+                    Recorder, //
+                },
                 Event, //
             },
             pagemap::{
@@ -34,8 +41,18 @@ mod suite {
             PAGE_SHIFT,
             PAGE_SIZE, //
         },
-        sync::atomic::Relaxed,
-        time::msecs_to_jiffies, //
+        sync::{
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
+            Arc, //
+        },
+        time::{
+            delay::fsleep,
+            msecs_to_jiffies,
+            Delta, //
+        }, //
     };
 
     const PAGES: usize = 8;
@@ -504,6 +521,53 @@ mod suite {
         Ok(())
     }
 
+    /// What is evicted is not kept by an address space: that may end at the same time.
+    #[test]
+    fn eviction_races_with_the_end_of_the_memory() -> Result {
+        const ROUNDS: u64 = 30;
+
+        let mut fix = Fixture::new()?;
+        let stop = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let evicted = Arc::new(Atomic::new(0), GFP_KERNEL)?;
+        let done = {
+            let (map, stop, evicted) = (fix.map.clone(), stop.clone(), evicted.clone());
+            in_thread(move || {
+                while !stop.load(Relaxed) {
+                    evicted.fetch_add(evict(&map).unwrap_or(0) as u64, Relaxed);
+                    fsleep(Delta::from_micros(50));
+                }
+            })?
+        };
+
+        let mut intact = true;
+        for round in 0..ROUNDS {
+            let seed = SEED * (round + 1);
+            let span = written(PAGES, seed)?;
+            fix.move_in(span.clone())?;
+            if round % 3 == 0 {
+                intact &= is_written(span.clone(), seed);
+            }
+            vm_munmap(span.start, WINDOW)?;
+        }
+        // At least one page must have been caught, if it takes some time.
+        let span = written(PAGES, SEED)?;
+        fix.move_in(span.clone())?;
+        for _ in 0..10_000 {
+            if fix.map.used() == 0 {
+                break;
+            }
+            fsleep(Delta::from_millis(1));
+        }
+        stop.store(true, Relaxed);
+        done.wait_for_completion();
+
+        assert!(intact);
+        assert!(evicted.load(Relaxed) != 0);
+        assert_eq!(fix.map.used(), 0);
+        assert!(is_written(span, SEED));
+        Ok(())
+    }
+
     #[test]
     fn unregistering_waits_for_the_pages() -> Result {
         let mut fix = Fixture::new()?;
@@ -742,6 +806,38 @@ mod suite {
             assert_eq!(fix.map.offset_of_phys(phys), Some(page));
             assert_eq!(order, PMD_ORDER);
         }
+        Ok(())
+    }
+
+    /// Physical addresses that nothing is at. What is "in" coherent memory there must not be touched.
+    fn nowhere(dev: &Device<Bound>) -> Result<Range<PhysAddr>> {
+        let fix = Fixture::with(dev, Type::Private, Place::Free(MEMORY * PAGE_SIZE))?;
+        let start = fix.map.phys(0).ok_or(EINVAL)?;
+
+        Ok(start..start + (MEMORY * PAGE_SIZE) as PhysAddr)
+    }
+
+    #[test]
+    fn coherent_memory_has_base_pages_only() -> Result {
+        let dev = device()?;
+        let mut fix = Fixture::with(dev, Type::Coherent, Place::At(nowhere(dev)?))?;
+        let span = written(PAGES, SEED)?;
+
+        assert_eq!(fix.map.take(0, PMD_ORDER).err(), Some(EINVAL));
+        assert_eq!(fix.move_in(span.clone())?, PAGES);
+        assert_eq!(fix.map.used(), PAGES);
+        let state = state(&fix, &span, span.start + PAGE_SIZE)?;
+        let Some(PageState::Mapped { phys, kind, .. }) = state else {
+            return Err(EINVAL);
+        };
+        assert_eq!(fix.map.offset_of_phys(phys), Some(1));
+        assert_eq!(kind, hmm::Kind::DeviceCoherent);
+
+        // By address and by frame number.
+        assert_eq!(fix.move_out(first(&span, 3), true)?, 3);
+        assert_eq!(evict(&fix.map)?, PAGES - 3);
+        assert_eq!(fix.map.used(), 0);
+        assert!(is_written(span, SEED));
         Ok(())
     }
 
