@@ -36,7 +36,7 @@ pub fn gpu(
     );
     registry.add(
         "sabotage",
-        "[off|drop|flip]: lose or change the data that users write",
+        "[off|drop|corrupt]: lose or change the data that users write",
         Box::new(sabotage::command),
     );
     Ok(gpu)

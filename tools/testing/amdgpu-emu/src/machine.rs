@@ -46,11 +46,8 @@ impl Bus for GpuBus<'_> {
                 self.read(by, va, &mut kept)?;
                 self.write(by, va, &kept)
             }
-            Mode::Flip if by.vmid != 0 => {
-                let mut wrong = from.to_vec();
-                if let Some(byte) = wrong.last_mut() {
-                    *byte ^= 1;
-                }
+            Mode::Corrupt if by.vmid != 0 => {
+                let wrong: Vec<u8> = from.iter().map(|byte| byte.wrapping_add(1)).collect();
                 self.write(by, va, &wrong)
             }
             _ => self.write(by, va, from),

@@ -14,8 +14,8 @@ pub enum Mode {
     Off,
     /// It is lost.
     Drop,
-    /// One bit of each write is wrong.
-    Flip,
+    /// Every byte is one too large, so that a second copy does not undo the first.
+    Corrupt,
 }
 
 /// The mode of a GPU.
@@ -27,7 +27,7 @@ impl Sabotage {
     pub fn mode(&self) -> Mode {
         match self.0.load(Ordering::Relaxed) {
             1 => Mode::Drop,
-            2 => Mode::Flip,
+            2 => Mode::Corrupt,
             _ => Mode::Off,
         }
     }
@@ -44,8 +44,8 @@ pub(crate) fn command(gpu: &Gpu, words: &[&str]) -> Result<String, String> {
         [] => return Ok(format!("{:?}\n", gpu.sabotage.mode()).to_lowercase()),
         ["off"] => gpu.sabotage.set(Mode::Off),
         ["drop"] => gpu.sabotage.set(Mode::Drop),
-        ["flip"] => gpu.sabotage.set(Mode::Flip),
-        _ => return Err("sabotage [off|drop|flip]".into()),
+        ["corrupt"] => gpu.sabotage.set(Mode::Corrupt),
+        _ => return Err("sabotage [off|drop|corrupt]".into()),
     }
     Ok(String::new())
 }

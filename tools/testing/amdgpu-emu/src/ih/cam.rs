@@ -12,8 +12,10 @@ const ENTRIES: u16 = 256;
 /// A page that faults again right after its acknowledgement waits so long before it says so again.
 /// The driver's software ring is small; a page that it cannot map yet would fill it.
 const PAUSE: Duration = Duration::from_millis(1);
-/// After this time without an acknowledgement the fault is sent again, as hardware does too.
-const AGAIN: Duration = Duration::from_secs(5);
+/// After this time without an acknowledgement the fault is sent again, as hardware does too. A guest
+/// with emulated CPUs may need many seconds for all faults that the CAM holds; sent once more
+/// meanwhile they overflow the driver's software ring (`IH_SW_RING_SIZE`), and are lost then.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// What faulted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -214,9 +214,9 @@ fn sabotage_is_of_users_data_alone() {
     bus.store(&by(9), 0x1000, &[5, 0, 0, 0]).unwrap();
     assert_eq!(gpu.vram.load32(DATA), Ok(9), "dropped");
     assert!(bus.store(&by(9), 0x2000, &[5, 0, 0, 0]).is_err(), "faults as ever");
-    gpu.sabotage.set(Mode::Flip);
+    gpu.sabotage.set(Mode::Corrupt);
     bus.store(&by(9), 0x1000, &[5, 0, 0, 0]).unwrap();
-    assert_eq!(gpu.vram.load32(DATA), Ok(0x0100_0005));
+    assert_eq!(gpu.vram.load32(DATA), Ok(0x0101_0106));
     bus.write(&by(9), 0x1000, &[5, 0, 0, 0]).unwrap();
     assert_eq!(gpu.vram.load32(DATA), Ok(5), "fences are right");
 }
