@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """make series: the overlay as patches for `git am`, cut as series.conf says.
 
-The patches are commits of a small repository that holds only the files that hooks change, so that no
-copy of the kernel's history is needed. Together they are the overlay byte for byte; every file and
-every hooked line belongs to exactly one of them.
+The patches are commits of a small repository that holds only the files that hooks change, so that
+no copy of the kernel's history is needed. Together they are the overlay byte for byte; every file
+and every hooked line belongs to exactly one of them.
 """
 
 import configparser
@@ -224,5 +224,6 @@ def series(plan, checked):
         check(plan, overlay, every)
     for name in names:
         print(name)
-    print(f"{len(names)} patches in {ui.host_path(OUT)}; in a 7.3 tree: git am {ui.host_path(OUT)}/*")
+    out = ui.host_path(OUT)
+    print(f"{len(names)} patches in {out}; in a 7.3 tree: git am {out}/*")
     return 0
