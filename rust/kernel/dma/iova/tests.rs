@@ -9,67 +9,15 @@ use super::*;
 use crate::{
     device::Device,
     dma::test::{
+        Edu,
         Pages,
         TestDevice, //
     },
-    kunit::mm::skip,
     sizes::SZ_2M, //
 };
-use core::ptr::NonNull;
 
 const ATTRS: Attrs = DMA_ATTR_REQUIRE_COHERENT;
 const BOTH: DataDirection = DataDirection::Bidirectional;
-
-/// A reference to an `edu` device.
-struct Edu(NonNull<bindings::pci_dev>);
-
-impl Edu {
-    /// The first one that is translated. Marks the test as skipped if there is none.
-    fn find() -> Option<Self> {
-        let mut from = core::ptr::null_mut();
-
-        loop {
-            // SAFETY: `from` is null or a reference that we own, which is put by this call.
-            from = unsafe { bindings::pci_get_device(0x1234, 0x11e8, from) };
-            let Some(found) = NonNull::new(from) else {
-                skip(c"no edu device behind an IOMMU");
-                return None;
-            };
-            let this = core::mem::ManuallyDrop::new(Self(found));
-
-            if Reservation::try_alloc(this.bound(), PAGE_SIZE).is_some() {
-                return Some(core::mem::ManuallyDrop::into_inner(this));
-            }
-        }
-    }
-
-    fn as_dev(&self) -> *mut bindings::device {
-        // SAFETY: We own a reference to the device.
-        unsafe { &raw mut (*self.0.as_ptr()).dev }
-    }
-
-    fn bound(&self) -> &Device<Bound> {
-        // SAFETY: We own a reference to the device. If it has no driver, then none is unbound from it
-        // either, and the DMA API needs only a mask, which the PCI core has set.
-        unsafe { Device::from_raw(self.as_dev()) }
-    }
-
-    /// The memory that the device reaches at `addr`, 0 if none.
-    fn reaches(&self, addr: DmaAddress) -> PhysAddr {
-        // SAFETY: The device is valid, and translated, so it has a domain.
-        unsafe {
-            let domain = bindings::iommu_get_domain_for_dev(self.as_dev());
-            bindings::iommu_iova_to_phys(domain, addr)
-        }
-    }
-}
-
-impl Drop for Edu {
-    fn drop(&mut self) {
-        // SAFETY: We own a reference to the device.
-        unsafe { bindings::pci_dev_put(self.0.as_ptr()) };
-    }
-}
 
 /// What the page at index `n` of a reservation leads to.
 fn at(edu: &Edu, span: &Reservation<&Device<Bound>>, n: usize) -> PhysAddr {

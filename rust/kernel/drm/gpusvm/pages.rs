@@ -892,6 +892,13 @@ impl Exclusive<'_> {
         done
     }
 
+    /// Whether there is IOVA space for the whole span.
+    #[cfg(CONFIG_DRM_GPUSVM_RUST_KUNIT_TEST)]
+    pub(super) fn has_iova(&self) -> bool {
+        // SAFETY: There is no other view, by the requirement of `Pages::exclusive`.
+        matches!(unsafe { &*self.pages.iova.get() }, Iova::Reserved(_))
+    }
+
     /// Gives the reserved IOVA space back; all blocks must be absent.
     pub(super) fn free_iova(&mut self) {
         if !self.pages.is_busy(&self.pages.span) {

@@ -5,6 +5,7 @@
 //! The device of these tests has no IOMMU, so segments are mapped one by one; the reservation of IOVA
 //! space is tested by `kernel::dma::iova` and by the vsvm driver.
 
+mod iova;
 mod mock;
 mod pages;
 mod progress;

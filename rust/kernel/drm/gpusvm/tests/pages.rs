@@ -23,23 +23,26 @@ use super::{
 };
 
 /// A page of kernel memory.
-struct OnePage(NonNull<bindings::page>);
+pub(super) struct OnePage(NonNull<bindings::page>);
 
 impl OnePage {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         // SAFETY: The arguments are valid.
         let page = unsafe { bindings::alloc_pages(GFP_KERNEL.as_raw(), 0) };
 
         Ok(Self(NonNull::new(page).ok_or(ENOMEM)?))
     }
 
-    /// It as the only segment of a block, read-only, so that it is not marked dirty.
-    fn staged(&self) -> Result<Segments> {
-        let mut staged = Segments::new();
+    pub(super) fn phys(&self) -> PhysAddr {
         // SAFETY: The page is valid.
-        let phys: PhysAddr = unsafe { bindings::page_to_phys(self.0.as_ptr()) };
+        unsafe { bindings::page_to_phys(self.0.as_ptr()) }
+    }
 
-        staged.push(Segment::new(0, phys, PAGE_SIZE, false))?;
+    /// It as the only segment of a block, read-only, so that it is not marked dirty.
+    pub(super) fn staged(&self) -> Result<Segments> {
+        let mut staged = Segments::new();
+
+        staged.push(Segment::new(0, self.phys(), PAGE_SIZE, false))?;
         Ok(staged)
     }
 }
