@@ -721,7 +721,7 @@ static int one_life(unsigned int n)
  * Nothing is left of address spaces that are gone, whatever failed in their lives: no mm, no thread,
  * no file, no IOVA, no memory.
  */
-TEST_F_TIMEOUT(svm, nothing_is_left, 120)
+TEST_F_TIMEOUT(svm, nothing_is_left, 240)
 {
 	long long before[ARRAY_SIZE(stock)];
 	unsigned int i, round;

@@ -273,7 +273,7 @@ TEST_F(svm, translations_live_until_the_flush)
 }
 
 /* More memory than the group may have: reclaim runs under the GPU all the time. */
-TEST_F(svm, memory_pressure)
+TEST_F_TIMEOUT(svm, memory_pressure, 120)
 {
 	size_t page = page_size(), len = 2048 * page, i;
 	long long swapped;
