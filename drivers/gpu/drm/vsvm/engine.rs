@@ -117,7 +117,9 @@ impl Reason {
             }
             Self::Fault(FaultError::Access) => uapi::drm_vsvm_reason_VSVM_REASON_ACCESS,
             Self::Fault(FaultError::Inaccessible) => uapi::drm_vsvm_reason_VSVM_REASON_INACCESSIBLE,
-            Self::Fault(FaultError::Conflict | FaultError::Placement) => uapi::drm_vsvm_reason_VSVM_REASON_CONFLICT,
+            Self::Fault(FaultError::Conflict | FaultError::Placement) => {
+                uapi::drm_vsvm_reason_VSVM_REASON_CONFLICT
+            }
             Self::Fault(FaultError::Dma) => uapi::drm_vsvm_reason_VSVM_REASON_DMA,
             Self::Fault(FaultError::NoMemory) => uapi::drm_vsvm_reason_VSVM_REASON_NO_MEMORY,
             Self::Fault(FaultError::Retry | FaultError::Timeout) => {
