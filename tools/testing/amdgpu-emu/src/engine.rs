@@ -2,6 +2,7 @@
 
 //! Engines: what works on its own, on a thread of its own.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -92,10 +93,15 @@ fn run(gpu: &Gpu, engine: &mut dyn Engine, waker: &Waker) {
             waker.sleep(None);
             continue;
         }
-        match engine.step(gpu) {
-            Step::Busy => {}
-            Step::Idle => waker.sleep(None),
-            Step::Wait(time) => waker.sleep(Some(time)),
+        // What the engine left half done does not matter: a panic ends the program.
+        match panic::catch_unwind(AssertUnwindSafe(|| engine.step(gpu))) {
+            Ok(Step::Busy) => {}
+            Ok(Step::Idle) => waker.sleep(None),
+            Ok(Step::Wait(time)) => waker.sleep(Some(time)),
+            Err(_) => {
+                gpu.report.fatal(engine.name(), "the engine panicked");
+                return;
+            }
         }
     }
 }
@@ -166,5 +172,26 @@ mod tests {
         assert_eq!(heard.recv_timeout(LONG), Ok(5));
         waker.stop();
         thread.join().unwrap();
+    }
+
+    struct Broken;
+
+    impl Engine for Broken {
+        fn name(&self) -> &'static str {
+            "broken"
+        }
+
+        fn step(&mut self, _gpu: &Gpu) -> Step {
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_the_program() {
+        let gpu = Gpu::for_tests();
+        assert_eq!(gpu.report.end(), None);
+        spawn(&gpu, Box::new(Broken), Waker::new()).unwrap().join().unwrap();
+        assert_eq!(gpu.report.end(), Some("broken: the engine panicked"));
+        assert!(gpu.report.failed());
     }
 }

@@ -2,6 +2,7 @@
 
 //! The program: see `amdgpu-emu --help` and README.md.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{mpsc, Arc};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use amdgpu_emu::control::{self, Registry};
 use amdgpu_emu::gpu::Gpu;
 use amdgpu_emu::mem::{GuestRam, Vram};
+use amdgpu_emu::sabotage::Mode;
 use amdgpu_emu::vfio::Device;
 use amdgpu_emu::{assembly, firmware};
 use clap::{Parser, Subcommand};
@@ -49,6 +51,9 @@ enum Command {
         /// The socket for commands, see `amdgpu-emu control`
         #[arg(long)]
         control: Option<PathBuf>,
+        /// Do users' copies and shaders wrong: off, drop or corrupt
+        #[arg(long, default_value = "off", value_name = "MODE")]
+        sabotage: Mode,
         /// Say every register access, doorbell and interrupt
         #[arg(long)]
         verbose: bool,
@@ -111,6 +116,8 @@ enum End {
     Client(Result<(), String>),
     /// A signal came.
     Signal,
+    /// A GPU reported something fatal.
+    Fatal(String),
 }
 
 /// What all GPUs said at the end; whether any reported a mistake.
@@ -132,6 +139,7 @@ fn run(
     sockets: &[PathBuf],
     vram: u64,
     control: Option<&Path>,
+    sabotage: Mode,
     verbose: bool,
 ) -> Result<bool, String> {
     let said = |what: &Path, error: std::io::Error| format!("{}: {error}", what.display());
@@ -145,12 +153,17 @@ fn run(
         let gpu = assembly::gpu(ram.clone(), memory.clone(), vram, &mut registry)
             .map_err(|error| error.to_string())?;
         gpu.report.set_verbose(verbose);
+        gpu.sabotage.set(sabotage);
         gpus.push(gpu.clone());
         let mut device = Device::new(gpu, ram, memory);
         let server = device.listen(socket).map_err(|error| said(socket, error))?;
         let ends = ends.clone();
         thread::spawn(move || {
-            let ended = device.serve(&server).map_err(|error| error.to_string());
+            let served = panic::catch_unwind(AssertUnwindSafe(|| device.serve(&server)));
+            let ended = match served {
+                Ok(ended) => ended.map_err(|error| error.to_string()),
+                Err(_) => Err("the thread of a device panicked".into()),
+            };
             let _ = ends.send(End::Client(ended));
         });
     }
@@ -167,6 +180,9 @@ fn run(
             Err(mpsc::RecvTimeoutError::Timeout) => gpus.iter().for_each(|gpu| gpu.ih.poll(gpu)),
             other => break other,
         }
+        if let Some(text) = gpus.iter().find_map(|gpu| gpu.report.end()) {
+            break Ok(End::Fatal(text.into()));
+        }
     };
     gpus.iter().for_each(|gpu| gpu.stop());
     for path in sockets.iter().map(PathBuf::as_path).chain(control) {
@@ -175,7 +191,7 @@ fn run(
     }
     let failed = summary(&gpus);
     match ended {
-        Ok(End::Client(Err(error))) => Err(error),
+        Ok(End::Client(Err(error)) | End::Fatal(error)) => Err(error),
         _ => Ok(failed),
     }
 }
@@ -185,8 +201,8 @@ fn main() -> ExitCode {
         log::set_max_level(log::LevelFilter::Warn);
     }
     let done = match Arguments::parse().command {
-        Command::Run { socket, vram, control, verbose } => {
-            run(&socket, vram, control.as_deref(), verbose)
+        Command::Run { socket, vram, control, sabotage, verbose } => {
+            run(&socket, vram, control.as_deref(), sabotage, verbose)
         }
         Command::Firmware { folder } => firmware::write(&folder)
             .map(|()| false)

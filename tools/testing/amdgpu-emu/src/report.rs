@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// How many different texts are kept.
 const LIMIT: usize = 1000;
@@ -51,6 +51,7 @@ impl fmt::Display for Kind {
 pub struct Reports {
     seen: Mutex<BTreeMap<(Kind, String), u64>>,
     verbose: AtomicBool,
+    end: OnceLock<String>,
 }
 
 impl Reports {
@@ -81,6 +82,19 @@ impl Reports {
             eprintln!("amdgpu-emu: error: {kind}: {}", key.1);
             seen.insert(key, 1);
         }
+    }
+
+    /// Reports something after which nothing that follows means anything: the program ends at once.
+    pub fn fatal(&self, engine: &str, text: impl fmt::Display) {
+        let text = text.to_string();
+        self.error(Kind::Internal, engine, &text);
+        // The first is the cause of those that may follow.
+        let _ = self.end.set(format!("{engine}: {text}"));
+    }
+
+    /// What ends the program, if anything does.
+    pub fn end(&self) -> Option<&str> {
+        self.end.get().map(String::as_str)
     }
 
     /// Says what happens, with --verbose.
@@ -125,5 +139,17 @@ mod tests {
         assert_eq!(reports.list().len(), LIMIT);
         reports.clear();
         assert!(!reports.failed());
+    }
+
+    #[test]
+    fn the_first_fatal_mistake_is_kept() {
+        let reports = Reports::new();
+        reports.error(Kind::BadDma, "test", "only a mistake");
+        assert_eq!(reports.end(), None);
+        reports.fatal("test", "the cause");
+        reports.fatal("test", "what followed");
+        assert_eq!(reports.end(), Some("test: the cause"));
+        reports.clear();
+        assert!(reports.end().is_some(), "forgotten with the other mistakes");
     }
 }

@@ -2,6 +2,7 @@
 
 //! Mistakes with data, made on purpose: a test that checks data must notice them.
 
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::gpu::Gpu;
@@ -16,6 +17,19 @@ pub enum Mode {
     Drop,
     /// Every byte is one too large, so that a second copy does not undo the first.
     Corrupt,
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "off" => Ok(Self::Off),
+            "drop" => Ok(Self::Drop),
+            "corrupt" => Ok(Self::Corrupt),
+            _ => Err(format!("{word} is not off, drop or corrupt")),
+        }
+    }
 }
 
 /// The mode of a GPU.
@@ -42,9 +56,7 @@ impl Sabotage {
 pub(crate) fn command(gpu: &Gpu, words: &[&str]) -> Result<String, String> {
     match words {
         [] => return Ok(format!("{:?}\n", gpu.sabotage.mode()).to_lowercase()),
-        ["off"] => gpu.sabotage.set(Mode::Off),
-        ["drop"] => gpu.sabotage.set(Mode::Drop),
-        ["corrupt"] => gpu.sabotage.set(Mode::Corrupt),
+        [word] => gpu.sabotage.set(word.parse()?),
         _ => return Err("sabotage [off|drop|corrupt]".into()),
     }
     Ok(String::new())

@@ -160,12 +160,11 @@ impl Device {
         true
     }
 
-    /// Reports an answer that took so long that QEMU may have given up.
+    /// Reports an answer that took so long that QEMU may have given up, which ends the program.
     fn in_time(&self, begin: Instant, what: &str, region: u32, offset: u64) {
         let time = begin.elapsed();
         if time > LATE {
-            self.gpu.report.error(
-                Kind::Internal,
+            self.gpu.report.fatal(
                 "pci",
                 format_args!("device lost: {what} at {offset:#x} of region {region} took {time:?}"),
             );
