@@ -30,7 +30,7 @@ clean)
 	;;
 distclean)
 	# Only what the rig made: the folder might be a mistyped one.
-	for part in root root.new root.key tree tree.new tree.key build run log docs cargo \
+	for part in root root.new root.key tree tree.new tree.key build run log docs cargo foreign \
 		series series.tree lock prepare.lock; do
 		remove "${cache:?}/$part"
 	done
@@ -63,5 +63,5 @@ commit() {
 }
 exec "$here/enter.sh" "$cache" "$repo" \
 	env RIG_FILTER="${FILTER:-}" RIG_UPDATE="${UPDATE:-}" RIG_KASAN="${KASAN:-}" RIG_ARCH="${ARCH:-}" \
-	RIG_CHECK="${CHECK:-}" RIG_AUTHOR="$(commit %an nobody)" RIG_MAIL="$(commit %ae nobody@localhost)" \
+	RIG_CHECK="${CHECK:-}" RIG_SVM="${SVM:-}" RIG_RUNS="${RUNS:-}" RIG_AUTHOR="$(commit %an nobody)" RIG_MAIL="$(commit %ae nobody@localhost)" \
 	RIG_DATE="$(commit %ad "$(date -R)")" python3 -m rig "$@"

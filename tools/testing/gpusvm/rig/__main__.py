@@ -7,10 +7,10 @@ import signal
 import sys
 import unittest
 
-from rig import cargo, docs, guest, kernel, lint, results, series, ui, vm
+from rig import cargo, docs, foreign, guest, kernel, lint, results, series, ui, vm
 from rig.ktap import FAIL, PASS, Result
 from rig.overlay import Overlay
-from rig.plan import Plan
+from rig.plan import Foreign, Plan
 
 UNIT_TESTS = "/repo/tools/testing/gpusvm/tests"
 # How much longer everything may take with the address sanitizer.
@@ -70,7 +70,7 @@ def prepared(plan, chosen):
                     raise broken[program.name]
                 if program not in built:
                     blame = program.name
-                    cargo.build(program)
+                    (foreign if isinstance(program, Foreign) else cargo).build(program)
                     built.append(program)
             blame = None
             runs.append(vm.Run(boot, one, plan))
@@ -206,6 +206,35 @@ def kunit(plan):
     return target(plan, "kunit", [f"kunit.filter_glob={pattern}"] if pattern else [])
 
 
+def repeats():
+    """RUNS=n: how often."""
+    text = os.environ.get("RIG_RUNS") or "1"
+    if not text.isdecimal() or not int(text):
+        raise ui.Failed(f"RUNS={text} is no number of runs")
+    return int(text)
+
+
+def kfdtest(plan):
+    """make kfdtest [FILTER=pattern] [RUNS=n] [SVM=c]: AMD's tests, each run a boot of its own."""
+    svm = os.environ.get("RIG_SVM") or "c"
+    if svm != "c":
+        raise ui.Failed(f"SVM={svm}: in amdgpu there is only the SVM in C so far; SVM=c tests it")
+    pattern, runs = os.environ.get("RIG_FILTER", ""), repeats()
+    chosen = plan.of_target("kfdtest") * runs
+    every, tables = results.Results(), []
+    got = boots(plan, chosen, [f"kfdtest={pattern}"] if pattern else (), show=True)
+    for one_run in got:
+        tables.append([one for one, _ in one_run])
+        for one, log in one_run:
+            every.add([one], log)
+    if runs > 1:
+        different = results.unequal(tables)
+        every.add([Result("kfdtest/(equal runs)", FAIL if different else PASS,
+                          "; ".join(different))])
+        ui.say(f"{runs} runs: " + ("; ".join(different) or "all results are equal"))
+    return every.report()
+
+
 def shell(plan, boot):
     """make shell: a machine with a terminal."""
     with Cache():
@@ -240,7 +269,7 @@ def patches(plan):
         return series.series(plan, flag("CHECK"))
 
 
-COMMANDS = {"test": test, "kunit": kunit, "prepare": prepare, "lint": lints,
+COMMANDS = {"test": test, "kunit": kunit, "kfdtest": kfdtest, "prepare": prepare, "lint": lints,
             "ci": both, "docs": html, "boot": one_boot, "series": patches}
 
 

@@ -42,6 +42,8 @@ class Boot:
         self.qemu = section.get("qemu", "")
         self.beside = section.get("beside", "")
         self.stage = section.get("stage", "")
+        self.guest = section.get("guest", "").split()
+        self.known = section.get("known", "")
 
     def slow(self, factor):
         """Gives the boot, and each program in it, more time."""
@@ -66,6 +68,35 @@ class Program:
         self.path = f"{self.target}/release/{name}"
 
 
+class Foreign:
+    """A program of others, built for the guest from a source package of Debian."""
+
+    def __init__(self, name, section):
+        self.name = name
+        self.source = os.path.join("/repo", section["make"])
+        self.package = section["source"].split()
+        if len(self.package) != 3:
+            raise Failed(f"foreign {name}: source is a package, its version and a SHA-256")
+        self.packages = section.get("packages", "").split()
+        # A new version is built beside the old one.
+        self.tree = f"/build/foreign/{name}/{self.package[1]}"
+        self.target = f"/build/foreign/{name}/build-{self.package[1]}"
+        self.path = f"{self.target}/{name}"
+
+
+def inherit(conf, title):
+    """Gives a boot what the one says that it is like, which may be like another one."""
+    section = conf[title]
+    like = section.pop("like", None)
+    if like is None:
+        return
+    if f"boot {like}" not in conf:
+        raise Failed(f"[{title}]: there is no [boot {like}]")
+    inherit(conf, f"boot {like}")
+    for key, value in conf[f"boot {like}"].items():
+        section.setdefault(key, value)
+
+
 def words(text, **values):
     """The words of a key: quoted as for a shell, with {folder} and the like filled in."""
     for name, value in values.items():
@@ -80,17 +111,24 @@ class Plan:
         conf = configparser.ConfigParser(interpolation=None, delimiters=("=",))
         if not conf.read(path):
             raise Failed(f"{path} cannot be read")
-        self.kernels, self.boots, self.programs = {}, {}, {}
+        self.kernels, self.boots, self.programs, self.foreign = {}, {}, {}, {}
         for title in conf.sections():
             kind, _, name = title.partition(" ")
             if kind == "kernel":
                 self.kernels[name] = Kernel(name, conf[title])
             elif kind == "boot":
+                inherit(conf, title)
                 self.boots[name] = Boot(name, conf[title])
             elif kind == "program":
                 self.programs[name] = Program(name, conf[title])
+            elif kind == "foreign":
+                self.foreign[name] = Foreign(name, conf[title])
             else:
                 raise Failed(f"{path}: [{title}] is no kernel, boot or program")
+        for boot in self.boots.values():
+            unknown = [name for name in boot.guest if name not in self.foreign]
+            if unknown:
+                raise Failed(f"{path}: boot {boot.name}: there is no [foreign {unknown[0]}]")
 
     def of_test(self, arch):
         """The boots that `make test` makes on an architecture."""
@@ -112,7 +150,8 @@ class Plan:
     def used(self, boot):
         """The programs that a boot uses."""
         first = [words.split()[0] for words in (boot.beside, boot.stage) if words]
-        return [program for name, program in self.programs.items() if name in first]
+        return [program for name, program in self.programs.items() if name in first] \
+            + [self.foreign[name] for name in boot.guest]
 
     def of_target(self, target):
         """The boots that `make <target>` makes."""

@@ -2,6 +2,7 @@
 """All results of a run: merges them, compares them with the expected names, prints the sum."""
 
 import os
+import re
 import subprocess
 
 from rig import klog, ktap, ui
@@ -55,6 +56,48 @@ class Results:
         return 0 if self.count(PASS) and not self.count(FAIL) else 1
 
 
+def known_failures(path):
+    """A list of known failures: names, each at the beginning of a line, and their common reason
+    indented below them."""
+    known, group, said = {}, [], False
+    with open(path) as file:
+        for line in file:
+            if line[0] in " \t":
+                said = True
+                for name in group:
+                    known[name] = f"{known[name]} {line.strip()}".strip()
+            elif line.strip() and line[0] != "#":
+                group = [*([] if said else group), line.strip()]
+                known[group[-1]], said = "", False
+    bare = [name for name, why in known.items() if not why]
+    if bare:
+        raise ui.Failed(f"{path}: {bare[0]} has no reason")
+    return known
+
+
+def judge(tests, known):
+    """A known failure must fail: only then does it count as passed."""
+    for one in tests:
+        name = re.sub(r"^\w+\.", "", one.name)
+        if name not in known or one.status == SKIP:
+            continue
+        if one.status == FAIL:
+            one.status, one.why = PASS, f"fails, as is known: {known[name]}"
+        else:
+            one.status, one.why = FAIL, f"it passes, but is known to fail: {known[name]}"
+
+
+def unequal(runs):
+    """What differs between runs that should have equal results, in words."""
+    tables = [{one.name: one.status for one in run} for run in runs]
+    said = []
+    for name in sorted(set().union(*tables)):
+        got = [table.get(name, "missing") for table in tables]
+        if len(set(got)) > 1:
+            said.append(f"{name}: " + ", ".join(got))
+    return said
+
+
 def of_boot(run, ours):
     """The results of a boot. KUnit tests of the kernel itself count only when they fail."""
     kernel = ktap.parse_kernel(run.lines(run.kernel_log))
@@ -63,6 +106,8 @@ def of_boot(run, ours):
         kernel = []
     kernel = [one for one in kernel if one.status == FAIL or ours.match(one.name)]
     tests = ktap.parse_programs(run.lines(run.tests_log))
+    if run.boot.known:
+        judge(tests, known_failures(os.path.join("/repo", run.boot.known)))
     findings = klog.scan(run.lines(run.kernel_log))
     results = [(one, run.kernel_log) for one in kernel] + [(one, run.tests_log) for one in tests]
     results.append((Result("(boot)", FAIL if run.failure else PASS, run.failure or ""),
@@ -83,8 +128,9 @@ def of_boot(run, ours):
 
 def after(run):
     """Runs the program that reports on a boot."""
-    done = subprocess.run([os.path.join("/repo", run.boot.after), run.tests_log, run.kernel_log],
-                          stdin=subprocess.DEVNULL, check=False)
+    known = [os.path.join("/repo", run.boot.known)] if run.boot.known else []
+    done = subprocess.run([os.path.join("/repo", run.boot.after), run.tests_log, run.kernel_log,
+                           *known], stdin=subprocess.DEVNULL, check=False)
     why = f"{run.boot.after} ends with {done.returncode}" if done.returncode else ""
     return Result("(report)", FAIL if why else PASS, why)
 

@@ -37,6 +37,10 @@ DISK, FILES = 512 << 20, 64 << 20
 # How the kernel log of a boot ends: by the guest's first program, or where there is none, KUnit.
 DONE = re.compile(r"gpusvm: all scripts done|reboot: Power down")
 
+# What QEMU says when it gives up a device that is a program beside it; nothing after that counts.
+LOST = re.compile(r"^.*(timed out waiting for reply|unexpected reply|server closed socket|"
+                  r"vfio_region_\w+\(.* failed).*$", re.M)
+
 
 class Run:
     """A boot: a folder with copies of all it uses, so that builds may go on beside it."""
@@ -60,6 +64,8 @@ class Run:
                 self.companion[0] = shutil.copy(self.companion[0], self.folder)
         if kernel.arch == "x86_64":
             root = guest.root(kernel, self.path("initramfs.d"))
+            for name in boot.guest:
+                shutil.copy(plan.foreign[name].path, f"{root}/tests/")
             if boot.stage:
                 ui.output(plan.command(boot.stage, folder=self.folder, root=root))
             guest.pack(root, self.path("initramfs"))
@@ -182,6 +188,10 @@ def boot(run, extra=(), show=False):
                 if run.beside and run.beside.lost(child):
                     child.kill()
                     run.failure = run.beside.failure
+                lost = LOST.search("\n".join(run.lines(run.path("qemu.log"))))
+                if lost and not run.failure:
+                    child.kill()
+                    run.failure = f"device lost: {lost[0]}"
                 if time.monotonic() - begin > limit:
                     child.kill()
                     run.failure = f"not finished after {limit} s, given up in: {progress(run)}"

@@ -24,9 +24,17 @@ beside = emu --socket {folder}/gpu.sock
 stage = tools/fw.sh {root}/lib
 qemu = -device '{"driver":"x","path":"{folder}/gpu.sock"}' -m {memory}
 [boot gpu-shell]
-kernel = k
+like = gpu
 run = gpu-shell
 test = no
+[foreign suite]
+source = package 1.2+ds-3 0123abcd
+make = tools/suite
+packages = a-dev b
+[boot suite]
+like = gpu-shell
+run = suite
+guest = suite
 """
 
 
@@ -43,6 +51,24 @@ class Read(unittest.TestCase):
         self.assertEqual(got.programs["emu"].env, {"A": "1", "B": "2"})
         self.assertEqual([program.name for program in got.used(got.boots["gpu"])], ["emu"])
         self.assertEqual(got.used(got.boots["plain"]), [])
+
+    def test_programs_of_others(self):
+        got = self.read(TEXT)
+        suite = got.foreign["suite"]
+        self.assertEqual((suite.package, suite.packages),
+                         (["package", "1.2+ds-3", "0123abcd"], ["a-dev", "b"]))
+        self.assertEqual([one.name for one in got.used(got.boots["suite"])], ["emu", "suite"])
+        for bad in ("[foreign a]\nmake = x\nsource = p 1\n", "[boot b]\nguest = c\n"):
+            with self.assertRaises(Failed):
+                self.read(bad)
+
+    def test_boots_like_others(self):
+        boots = self.read(TEXT).boots
+        self.assertEqual(boots["suite"].devices, ["iommu"])
+        self.assertEqual((boots["gpu"].test, boots["suite"].test), (True, False))
+        self.assertEqual(boots["suite"].target, "suite")
+        with self.assertRaises(Failed):
+            self.read("[boot b]\nlike = c\n")
 
     def test_commands(self):
         got, boot = self.read(TEXT), self.read(TEXT).boots["gpu"]
@@ -77,6 +103,9 @@ class Read(unittest.TestCase):
         for kernel in got.kernels.values():
             for path in kernel.configs:
                 self.assertTrue(os.path.exists(path), path)
+        for boot in got.boots.values():
+            for path in filter(None, (boot.known, boot.after)):
+                self.assertTrue(os.path.exists(os.path.join("/repo", path)), path)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 import unittest
 from unittest import mock
 
-from rig import results
+from rig import results, ui
 from rig.ktap import FAIL, PASS, SKIP, Result
 
 
@@ -41,7 +41,7 @@ class Merge(unittest.TestCase):
 
     def test_tests_of_the_kernel_itself_count_only_when_they_fail(self):
         run = mock.Mock(kernel_log="kernel", tests_log="tests", failure=None, beside=None)
-        run.boot.name, run.boot.after, run.boot.append = "kunit", "", []
+        run.boot.name, run.boot.after, run.boot.append, run.boot.known = "kunit", "", [], ""
         run.lines = {"kernel": ["1..1", "    # Subtest: theirs", "    1..2", "    ok 1 a",
                                 "    not ok 2 b", "not ok 1 theirs", "    # Subtest: ours",
                                 "    1..1", "    ok 1 c", "ok 2 ours"], "tests": []}.get
@@ -50,6 +50,46 @@ class Merge(unittest.TestCase):
         run.boot.append = [results.NO_KUNIT]
         got = [repr(one) for one, _ in results.of_boot(run, re.compile(r"ours\."))]
         self.assertEqual(got, ["pass kunit/(boot)", "pass kunit/(kernel log)"])
+
+
+KNOWN = """# A comment.
+Suite.Test/1
+	It cannot,
+	for a reason.
+
+Other
+Another
+	No.
+"""
+
+
+class Known(unittest.TestCase):
+    def read(self, text):
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(text)
+            file.flush()
+            return results.known_failures(file.name)
+
+    def test_list(self):
+        self.assertEqual(self.read(KNOWN),
+                         {"Suite.Test/1": "It cannot, for a reason.", "Other": "No.",
+                          "Another": "No."})
+        with self.assertRaises(ui.Failed):
+            self.read("Suite.Test/1\n")
+
+    def test_only_what_fails_is_as_known(self):
+        tests = [Result("kfdtest.Suite.Test/1", FAIL, "x"), Result("kfdtest.Suite.Test/0", FAIL),
+                 Result("kfdtest.Other", PASS), Result("kfdtest.Good", PASS)]
+        results.judge(tests, self.read(KNOWN))
+        self.assertEqual([one.status for one in tests], [PASS, FAIL, FAIL, PASS])
+        self.assertIn("It cannot", tests[0].why)
+        self.assertIn("it passes", tests[2].why)
+
+    def test_runs_that_should_be_equal(self):
+        runs = [[Result("a", PASS), Result("b", PASS)], [Result("b", PASS), Result("a", PASS)]]
+        self.assertEqual(results.unequal(runs), [])
+        runs.append([Result("a", FAIL)])
+        self.assertEqual(results.unequal(runs), ["a: pass, pass, fail", "b: pass, pass, missing"])
 
 
 class Expected(unittest.TestCase):

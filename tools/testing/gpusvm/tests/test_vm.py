@@ -22,6 +22,14 @@ class Ending(unittest.TestCase):
         self.assertIn("stopped", vm.ending("[    2.0] gpusvm: script kunit begins"))
 
 
+class Device(unittest.TestCase):
+    def test_lost(self):
+        for line in ("qemu: vfio_region_read(x:region5+0x10, 4) failed: Bad address",
+                     "vfio_user_region_read: timed out waiting for reply: Connection timed out"):
+            self.assertEqual(vm.LOST.search(f"warning: a\n{line}\n")[0], line)
+        self.assertIsNone(vm.LOST.search("qemu: terminating on signal 15"))
+
+
 class Options(unittest.TestCase):
     def test_later_fragments_win(self):
         self.assertEqual(kernel.options(["CONFIG_A=y\nCONFIG_B=m\n# a comment", "CONFIG_B=y",
