@@ -3,7 +3,7 @@
 # Each target is a command of tools/testing/gpusvm/run.sh, which prepares what it needs.
 
 RIG := tools/testing/gpusvm/run.sh
-export FILTER UPDATE KASAN ARCH MIRROR KDIR CHECK GPUSVM_CACHE
+export FILTER UPDATE KASAN ARCH MIRROR KDIR CHECK SVM RUNS GPUSVM_CACHE
 
 .PHONY: help
 help: ## this list
@@ -42,6 +42,10 @@ amd: ## amdgpu and KFD as they are on the emulated AMD GPU, with a test of their
 .PHONY: amd-shell
 amd-shell: ## a shell in the virtual machine with the emulated AMD GPU
 	@$(RIG) amd-shell
+
+.PHONY: kfdtest
+kfdtest: ## AMD's tests of SVM on two emulated GPUs; FILTER=, RUNS=n: as often, with equal results; SVM=c
+	@$(RIG) kfdtest
 
 .PHONY: lint
 lint: ## rustfmt, clippy, rustdoc, checkpatch, on the project's files only
